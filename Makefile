@@ -1,0 +1,52 @@
+# Thaw. `make study` runs the embedded study, `make test` the tests; both need only Python 3.11 or later, make and git.
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+PYTHON ?= python3
+STUDY ?= quick
+BIN := .venv/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export DVC_NO_ANALYTICS := 1
+export MLFLOW_TRACKING_URI ?= sqlite:///mlflow.db
+
+.PHONY: study test lint ui mirror report clean .venv
+
+study: $(BIN)/.installed ## run the active studies, mirror them to MLflow, print the answer
+	dvc repro
+	python -m pipeline.stages.mirror
+	python -m analysis.report $(STUDY) --answer
+
+test: $(BIN)/.installed ## all tests
+	python -m pytest
+
+lint: $(BIN)/.installed ## ruff and mypy
+	ruff check
+	ruff format --check
+	mypy
+
+.venv: $(BIN)/.installed ## install only
+
+$(BIN)/.installed: requirements.lock
+	$(PYTHON) -c 'import sys; sys.exit("Thaw needs Python 3.11 or later, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --require-hashes -r requirements.lock
+	touch $@
+
+requirements.lock: pyproject.toml
+	@echo "requirements.lock is older than pyproject.toml; 'make lock' renews it" >&2
+	@touch $@
+
+lock: ## renew requirements.lock: names, versions and hashes, no addresses (needs uv)
+	uv pip compile --generate-hashes --universal --python-version 3.11 --no-emit-index-url --no-header --all-extras \
+	  --no-annotate pyproject.toml --constraint requirements.in --output-file requirements.lock
+
+ui: $(BIN)/.installed ## browse the runs in MLflow, on this machine only
+	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --backend-store-uri $(MLFLOW_TRACKING_URI) --host 127.0.0.1 --port 5000 --workers 1
+
+mirror: $(BIN)/.installed ## rebuild the MLflow mirror from the run store
+	python -m pipeline.stages.mirror
+
+report: $(BIN)/.installed ## render the report of STUDY again from its tables, without DVC or training
+	python -m analysis.report $(STUDY)
+
+clean: ## remove prepared data, the embedded study and caches; published studies stay
+	rm -rf data/*/images.npy data/*/index.csv data/*/card.json data/*/subsets.json results/quick reports/quick .mypy_cache .ruff_cache .pytest_cache .benchmarks mlflow.db

@@ -1,0 +1,1 @@
+"""Judge: from collected tables to statistics, verdicts, figures and the report."""

@@ -1,0 +1,1 @@
+"""The stages of `dvc repro`: argv, disk and progress bar around the library modules."""

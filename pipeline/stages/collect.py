@@ -1,0 +1,190 @@
+"""Stage `collect`: the declared cells of a study as the tables that `analysis` reads."""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+
+from pipeline import backbones, runs
+from pipeline.runs import RunStoreError, StoredRun
+from pipeline.stages import cells, command, prepared
+from pipeline.stages.cells import Workbench
+from pipeline.strategies import Cell, Role
+
+LOG = logging.getLogger(__name__)
+
+KEY = ("study", "role", "strategy", "per_class", "lr_scale", "seed")
+TABLES: dict[Role, str] = {"final": "runs.csv", "pilot": "tune.csv", "sweep": "sweep.csv", "ablation": "ablations.csv"}
+RUN_COLUMNS = (
+    "study", "role", "dataset", "backbone", "strategy", "per_class", "seed", "lr_scale", "status", "train_accuracy",
+    "val_accuracy", "test_accuracy", "balanced_accuracy", "log_loss", "ece", "seconds", "trainable_parameters",
+    "total_parameters", "fingerprint",
+)  # fmt: skip
+
+
+def collect(study: str) -> None:
+    """Write reports/<study>/: runs, tune, sweep, ablations, declared, history, drift (CSV), predictions, provenance.
+
+    Raises RunStoreError where the test images of a run are not the prepared ones.
+    """
+    bench = Workbench(study)
+    target = command.REPORTS / study
+    declared = [cell for role in get_args(Role) for cell in bench.declared(role)]
+    stored = {cell: run for cell in declared if (run := bench.stored(cell)) is not None}
+    absent = [cell for cell in declared if cell not in stored]
+    for cell in absent:
+        LOG.warning("missing: %s (%s); `dvc repro` trains it", cell, cell.role)
+    _refuse_other_test_images(bench, stored.values())
+    _write(target / "declared.csv", KEY, ([getattr(cell, column) for column in KEY] for cell in declared))
+    for role, file in TABLES.items():
+        rows = (_run_row(bench, run) for cell, run in stored.items() if cell.role == role)
+        _write(target / file, RUN_COLUMNS, rows)
+    _write(target / "history.csv", (*KEY, "phase", "epoch", "split", "metric", "value"), _history(stored.values()))
+    _write(target / "drift.csv", (*KEY, "phase", "group", "weight_distance"), _drift(stored.values()))
+    judged_on_test = [run for cell, run in stored.items() if cell.role != "pilot"]
+    runs.write_atomically(target / "predictions.npz", _predictions(bench, judged_on_test))
+    prepared.write_json(target / "provenance.json", _provenance(bench, stored))
+    LOG.info("%s: %d of %d declared cells collected in %s", study, len(stored), len(declared), target)
+
+
+def _refuse_other_test_images(bench: Workbench, stored: Iterable[StoredRun]) -> None:
+    for run in stored:
+        expected = bench.prepared.ids_sha256(bench.parts(run.run.cell)[2])
+        images = len(bench.parts(run.run.cell)[2])
+        if run.test_ids_sha256 != expected or len(run.run.predicted) != images:
+            raise RunStoreError(
+                f"{run.run.cell}: {len(run.run.predicted)} predictions that don't belong to the {images} images "
+                "it should have been judged on; delete the run and start `dvc repro`"
+            )
+
+
+def _run_row(bench: Workbench, stored: StoredRun) -> list[Any]:
+    run, judged = stored.run, stored.run.judged
+    pilot = run.cell.role == "pilot"
+    return [
+        run.cell.study, run.cell.role, bench.prepared.card.name, bench.study.backbone, run.cell.strategy,
+        run.cell.per_class, run.cell.seed, run.cell.lr_scale, run.status, run.train_accuracy, run.val_accuracy,
+        None if pilot else judged.accuracy, judged.balanced_accuracy, judged.log_loss, judged.ece, run.seconds,
+        run.trainable_parameters, run.total_parameters, stored.fingerprint,
+    ]  # fmt: skip
+
+
+def _history(stored: Iterable[StoredRun]) -> Iterable[list[Any]]:
+    for run in stored:
+        key = [getattr(run.run.cell, column) for column in KEY]
+        for row in run.run.history:
+            yield [*key, row.phase, row.epoch, row.split, row.metric, round(row.value, 6)]
+
+
+def _drift(stored: Iterable[StoredRun]) -> Iterable[list[Any]]:
+    for run in stored:
+        key = [getattr(run.run.cell, column) for column in KEY]
+        for row in run.run.drift:
+            yield [*key, row.phase, row.group, f"{row.weight_distance:.6g}"]
+
+
+def _predictions(bench: Workbench, stored: Sequence[StoredRun]) -> bytes:
+    test = bench.prepared.test
+    small = np.uint8 if len(bench.prepared.card.classes) <= 256 else np.uint16
+    return runs.arrays(
+        ids=np.array([bench.prepared.ids[index] for index in test]),
+        labels=bench.prepared.labels[test].astype(small),
+        classes=np.array(bench.prepared.card.classes),
+        fingerprints=np.array([run.fingerprint for run in stored], dtype="U64"),
+        predicted=np.array([run.run.predicted for run in stored], dtype=small).reshape(len(stored), len(test)),
+    )
+
+
+def _provenance(bench: Workbench, stored: dict[Cell, StoredRun]) -> dict[str, Any]:
+    study, card = bench.study, bench.prepared.card
+    environments: dict[str, dict[str, Any]] = {}
+    for run in stored.values():
+        fields = {key: value for key, value in asdict(run.provenance).items() if key != "started"}
+        entry = environments.setdefault(repr(sorted(fields.items(), key=str)), {**fields, "cells": 0})
+        entry["cells"] += 1
+    notes = [
+        f"two draws of {size} a class have {share:.0%} of their images in common on average"
+        for size, share in bench.subsets.overlap.items()
+    ]
+    names = {
+        cell.strategy: None for cell in bench.declared("final") + bench.declared("sweep") + bench.declared("ablation")
+    }
+    scales = cells.read_rates(study.name)
+    started = sorted(run.provenance.started for run in stored.values())
+    preprocessing = backbones.REGISTRY[study.backbone].preprocessing().at(study.resolution)
+    return {
+        "study": study.name,
+        "parameters": {
+            "study": {
+                **bench.shared(),
+                "per_class": list(study.per_class),
+                "seeds": list(study.seeds),
+                "learning_rates": study.learning_rates,
+            },
+            "strategies": {name: _strategy(bench, name) for name in names},
+            "lr_scales": {
+                str(size): {name: scale for (of, name), scale in scales.items() if of == size}
+                for size in study.per_class
+            },
+            "tuning_notes": _tuning_notes(bench, scales),
+        },
+        "dataset": {
+            "name": card.name,
+            "source": card.source,
+            "licence": card.licence,
+            "sha256": card.sha256,
+            "classes": list(card.classes),
+            "pool_images": card.pool_images,
+            "test_images": card.test_images,
+            "watched_images": len(bench.subsets.watched),
+            "test_class_counts": list(card.test_class_counts),
+            "notes": [*card.notes, *notes],
+        },
+        "backbone": {
+            "name": study.backbone,
+            "weights": backbones.REGISTRY[study.backbone].weights_name,
+            "weights_sha256": bench.weights[1],
+            "preprocessing": asdict(preprocessing),
+        },
+        "environments": list(environments.values()),
+        "started": started[0] if started else "",
+        "finished": started[-1] if started else "",
+        "training_seconds": round(sum(run.run.seconds for run in stored.values()), 1),
+    }  # fmt: skip
+
+
+def _strategy(bench: Workbench, name: str) -> dict[str, Any]:
+    described = cells.described(bench.params.strategy(name), bench.study.epochs)
+    ablation = bench.params.ablations.get(name)
+    return described if ablation is None else {**described, "of": ablation.of}
+
+
+def _tuning_notes(bench: Workbench, scales: dict[tuple[int, str], float]) -> list[str]:
+    tried = Counter(cell.lr_scale for cell in bench.declared("pilot"))
+    if not tried:
+        return []
+    return [
+        f"{name} at {size} a class: scale {scale:g} was chosen at the edge of those tried; a better one may lie beyond"
+        for (size, name), scale in scales.items()
+        if scale in (min(tried), max(tried))
+    ]
+
+
+def _write(target: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
+    runs.write_atomically(target, text.getvalue().encode())
+
+
+if __name__ == "__main__":
+    command.main(collect, "Gather a study's runs into tables.")

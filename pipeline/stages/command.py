@@ -1,0 +1,52 @@
+"""A stage as a command: arguments in, a clear message and an exit status out."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from pipeline.backbones import WeightsError
+from pipeline.datasets import DatasetError
+from pipeline.params import ParamsError
+from pipeline.runs import RunStoreError
+from pipeline.subsets import SubsetError
+from pipeline.training import OutOfMemory
+
+RESULTS, REPORTS, DATA = Path("results"), Path("reports"), Path("data")
+
+EXPECTED = (ParamsError, DatasetError, SubsetError, RunStoreError, WeightsError, OutOfMemory)
+
+
+def main(stage: Callable[..., None], description: str, arguments: Sequence[str] = ("study",)) -> None:
+    """Run `stage` with this process' arguments; what a user can mend ends in a message, not a traceback."""
+    parser = argparse.ArgumentParser(description=description)
+    for name in arguments:
+        parser.add_argument(name)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    given = parser.parse_args()
+    try:
+        stage(*(getattr(given, name) for name in arguments))
+    except EXPECTED as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("stopped; finished runs are kept, `dvc repro` goes on from here")
+
+
+def commit() -> str:
+    """The checked-out commit, `-dirty` where code or parameters differ from it; THAW_COMMIT where git is not."""
+    try:
+        head = _git("rev-parse", "HEAD")
+        changed = _git("status", "--porcelain", "--untracked-files=no", "--", "pipeline", "params.yaml")
+    except (OSError, subprocess.CalledProcessError):
+        return os.environ.get("THAW_COMMIT", "unknown")
+    return f"{head}-dirty" if changed else head
+
+
+def _git(*arguments: str) -> str:
+    done = subprocess.run(("git", *arguments), check=True, capture_output=True, text=True)
+    return done.stdout.strip()

@@ -1,0 +1,89 @@
+"""What all tests share: one thread, tiny images, tiny tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pipeline.strategies import GROUPS, Cell, Phase, Strategy
+from pipeline.training import Images, Task
+
+ALL = dict.fromkeys(GROUPS, 1e-3)
+HEAD = {"head": 1e-2}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def some_images(count: int, first: int, pixels: int = 32) -> Images:
+    """Random images of two classes that differ in brightness, at positions `first`, `first` + 1, …"""
+    generator = torch.Generator().manual_seed(first)
+    labels = torch.arange(count) % 2
+    noise = torch.randint(0, 128, (count, 3, pixels, pixels), generator=generator)
+    values = (noise + 96 * labels.view(-1, 1, 1, 1)).to(torch.uint8)
+    return Images(values.contiguous(memory_format=torch.channels_last), labels, np.arange(first, first + count))
+
+
+@pytest.fixture
+def task() -> Callable[..., Task]:
+    """Make a tiny task: 12 images of 32 px, two classes."""
+
+    def make(
+        strategy: Strategy, epochs: int = 4, backbone: str = "efficientnet_lite0", seed: int = 0, **changes: object
+    ) -> Task:
+        given: dict[str, object] = {
+            "cell": Cell("tiny", "final", strategy.name, 6, 1.0, seed),
+            "strategy": strategy,
+            "backbone": backbone,
+            "resolution": 32,
+            "epochs": epochs,
+            "batch_size": 5,
+            "classes": 2,
+            "dataset_images": 64,
+            "train": some_images(12, 0),
+            "watched": some_images(6, 12),
+            "judged": some_images(10, 18),
+        }
+        return Task(**{**given, **changes})  # type: ignore[arg-type]
+
+    return make
+
+
+STRATEGIES = (
+    Strategy("scratch", (Phase(1, ALL),), weights="none"),
+    Strategy("feature_extraction", (Phase(1, HEAD),)),
+    Strategy("last_block", (Phase(1, {"stage4": 1e-3, **HEAD}),)),
+    Strategy("fine_tune", (Phase(1, {**ALL, **HEAD}),)),
+    Strategy("discriminative", (Phase(1, {**ALL, "stem": 1e-4, **HEAD}),)),
+    Strategy(
+        "gradual_unfreezing",
+        (Phase(0.25, HEAD), Phase(0.25, {"stage4": 1e-3, **HEAD}), Phase(0.5, {**ALL, **HEAD})),
+    ),
+    Strategy("lp_ft", (Phase(0.5, HEAD), Phase(0.5, ALL))),
+)
+
+
+@pytest.fixture
+def image_folder(tmp_path: Path) -> Path:
+    """A folder data set of two classes, 14 training and 6 test images each, 24 px, dark against bright."""
+    return write_image_folder(tmp_path / "images")
+
+
+def write_image_folder(root: Path, train: int = 14, test: int = 6) -> Path:
+    """Write PNG files `train/<class>/…` and `test/<class>/…`."""
+    generator = np.random.default_rng(0)
+    for split, count in (("train", train), ("test", test)):
+        for label, name in enumerate(("dark", "bright")):
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for number in range(count):
+                values = generator.integers(0, 128, (24, 24, 3)) + 96 * label
+                Image.fromarray(values.astype(np.uint8)).save(folder / f"{number:03d}.png")
+    return root

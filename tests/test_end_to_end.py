@@ -1,0 +1,198 @@
+"""What a user does: `dvc repro` on their own images, again, after a change, and after a kill."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline import datasets, subsets
+from pipeline.backbones import REGISTRY
+from pipeline.strategies import Cell, Phase, Strategy
+from pipeline.training import Images, Task, train
+from tests.conftest import write_image_folder
+
+ROOT = Path(__file__).parent.parent
+
+PARAMS = """
+active: [tiny]
+studies:
+  tiny:
+    dataset: {folder: images, name: squares}
+    backbone: efficientnet_lite0
+    resolution: 32
+    per_class: [3, 6]
+    seeds: 2
+    epochs: 2
+    learning_rates: textbook
+    watched: 4
+    sweep: {fine_tune: [100, 1]}
+strategies:
+  feature_extraction: {phases: [{share: 1, lr: {head: 1.0e-3}}]}
+  fine_tune: {phases: [{share: 1, lr: {all: 1.0e-4, head: 1.0e-3}}]}
+"""
+
+
+def command(*arguments: str, folder: Path, check: bool = True) -> subprocess.CompletedProcess[str]:
+    python = Path(sys.executable).parent
+    environment = {**os.environ, "PATH": f"{python}{os.pathsep}{os.environ['PATH']}", "THAW_WORKERS": "2"}
+    environment["MLFLOW_TRACKING_URI"] = "sqlite:///mlflow.db"
+    done = subprocess.run(arguments, cwd=folder, env=environment, text=True, capture_output=True, check=False)
+    assert not check or done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A copy of the project with a tiny study of generated images."""
+    folder = tmp_path / "project"
+    folder.mkdir()
+    for name in ("pipeline", "analysis", ".dvc", "dvc.yaml"):
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__", "tmp", "cache"))
+        else:
+            shutil.copy(source, folder / name)
+    (folder / "params.yaml").write_text(PARAMS)
+    (folder / ".gitignore").write_text("/images/\n/data/\n/mlflow.db*\n")
+    write_image_folder(folder / "images")
+    for arguments in (
+        ("init", "-q"),
+        ("add", "-A"),
+        ("-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "t"),
+    ):
+        command("git", *arguments, folder=folder)
+    return folder
+
+
+def run_bytes(folder: Path) -> dict[str, bytes]:
+    """Every file of the run store but the manifests, which hold times."""
+    files = (folder / "results").rglob("*")
+    return {
+        str(file.relative_to(folder)): file.read_bytes()
+        for file in files
+        if file.is_file() and file.name not in ("manifest.json", ".lock")
+    }
+
+
+@pytest.mark.slow
+def test_dvc_repro_leaves_tables_a_report_and_mirrored_runs_and_repeats_only_what_changed(project: Path) -> None:
+    first = command("dvc", "repro", folder=project)
+    assert "feature_extraction" in first.stdout
+    reports = project / "reports" / "tiny"
+    with (reports / "runs.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 2 * 2 * 2
+    assert {row["status"] for row in rows} == {"ok"}
+    assert len((reports / "sweep.csv").read_text().splitlines()) == 1 + 2 * 2 * 2
+    assert json.loads((project / "results" / "tiny" / "rates.json").read_text()) == {
+        size: {"feature_extraction": 1.0, "fine_tune": 1.0} for size in ("3", "6")
+    }
+    report = (reports / "report.md").read_text()
+    for heading in ("Forest plot", "Claims", "Limits", "How to cite"):
+        assert heading in report
+    assert list((reports / "figures").glob("*.png"))
+    assert (project / "mlflow.db").exists()
+
+    report_bytes = {file.name: file.read_bytes() for file in reports.rglob("*") if file.is_file()}
+    again = command("dvc", "repro", folder=project)
+    assert "Data and pipelines are up to date" in again.stdout + again.stderr
+    command(sys.executable, "-m", "analysis.report", "tiny", folder=project)
+    assert {file.name: file.read_bytes() for file in reports.rglob("*") if file.is_file()} == report_bytes
+
+    changed = PARAMS.replace("{share: 1, lr: {head: 1.0e-3}}", "{share: 1, lr: {head: 2.0e-3}}")
+    (project / "params.yaml").write_text(changed)
+    pending = command("dvc", "status", folder=project).stdout
+    assert "train@tiny-feature_extraction" in pending
+    assert "train@tiny-fine_tune" not in pending
+
+
+@pytest.mark.slow
+def test_a_killed_stage_goes_on_where_it_was_and_ends_with_the_same_bytes(project: Path) -> None:
+    stages = ("prepare", "subset", "tune")
+    for stage in stages:
+        command(sys.executable, "-m", f"pipeline.stages.{stage}", "tiny", folder=project)
+    environment = {**os.environ, "THAW_WORKERS": "1"}
+    arguments = (sys.executable, "-m", "pipeline.stages.train", "tiny", "fine_tune")
+    killed = subprocess.Popen(
+        arguments, cwd=project, env=environment, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    place = project / "results" / "tiny" / "final" / "fine_tune"
+    deadline = time.monotonic() + 60
+    while not list(place.glob("*_seed*")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    second = command(*arguments, folder=project, check=False)  # while the first one holds the lock
+    os.kill(killed.pid, signal.SIGKILL)
+    killed.wait()
+    assert second.returncode == 1
+    assert f"is being trained by process {killed.pid}" in second.stderr
+    kept = {path.name: path.stat().st_mtime_ns for path in place.glob("[!.]*_seed*")}
+    assert 1 <= len(kept) < 4
+
+    command(*arguments, folder=project)
+    assert {name: (place / name).stat().st_mtime_ns for name in kept} == kept  # finished runs are not trained again
+    resumed = run_bytes(project)
+    assert len(resumed) > 4 * 4
+    shutil.rmtree(place)
+    command(*arguments, folder=project)
+    assert run_bytes(project) == resumed
+
+
+def test_more_images_than_there_are_are_refused_before_decoding(project: Path) -> None:
+    (project / "params.yaml").write_text(PARAMS.replace("[3, 6]", "[3, 60]"))
+    done = command(sys.executable, "-m", "pipeline.stages.prepare", "tiny", folder=project, check=False)
+    assert done.returncode == 1
+    assert "60 images a class asked for, but class 'bright' of squares has 14; give at most 14" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (project / "data").exists()
+
+
+@pytest.mark.slow
+def test_tuning_chooses_rates_on_pilot_seeds_and_final_runs_use_them(project: Path) -> None:
+    tuned = PARAMS.replace("textbook", "tuned").replace("[3, 6]", "[6]").replace("sweep: {fine_tune: [100, 1]}", "")
+    one_strategy = "".join(line for line in tuned.splitlines(keepends=True) if "  fine_tune: {phases" not in line)
+    (project / "params.yaml").write_text(one_strategy)
+    for stage in ("prepare", "subset", "tune"):
+        command(sys.executable, "-m", f"pipeline.stages.{stage}", "tiny", folder=project)
+    scale = json.loads((project / "results" / "tiny" / "rates.json").read_text())["6"]["feature_extraction"]
+    assert scale in (0.1, 0.3, 1, 3, 10)
+    assert len(list((project / "results/tiny/pilot/feature_extraction").glob("*_seed100[01]_*"))) == 10
+    command(sys.executable, "-m", "pipeline.stages.train", "tiny", "feature_extraction", folder=project)
+    finals = list((project / "results/tiny/final/feature_extraction").glob(f"6-a-class_x{scale:g}_seed*"))
+    assert len(finals) == 2
+
+
+@pytest.mark.slow
+def test_real_weights_learn_real_solar_cells_better_than_the_majority_class() -> None:
+    dataset = datasets.load("elpv", {})
+    preprocessing = REGISTRY["efficientnet_lite0"].preprocessing().at(64)
+    labels = torch.tensor([source.label for source in dataset.sources]).numpy()
+    count = sum(not source.test for source in dataset.sources)
+    pool = subsets.Pool(torch.arange(count).numpy(), labels[:count], dataset.classes, dataset.sha256)
+    drawn = subsets.draw(pool, 60, 0)
+
+    def images(indices: object) -> Images:
+        chosen = datasets.Dataset("", "", "", dataset.classes, tuple(dataset.sources[i] for i in indices))  # type: ignore[attr-defined]
+        pixels = torch.stack([torch.from_numpy(p.copy()) for p in datasets.decode(chosen, preprocessing, None, 2)])
+        return Images(pixels.permute(0, 3, 1, 2), torch.from_numpy(labels[indices]), indices)  # type: ignore[arg-type, index]
+
+    run = train(
+        Task(
+            Cell("real", "final", "feature_extraction", 60, 1.0, 0),
+            Strategy("feature_extraction", (Phase(1, {"head": 3e-3}),)),
+            "efficientnet_lite0", 64, 8, 32, 2, len(labels),
+            images(drawn), images(subsets.watched(pool, [drawn], 50)), images(torch.arange(count, len(labels)).numpy()),
+        ),
+        torch.device("cpu"),
+    )  # fmt: skip
+    assert run.judged.balanced_accuracy > 0.65
+    assert run.status == "ok"

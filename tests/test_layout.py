@@ -1,0 +1,119 @@
+"""The house: imports run one way, stages import little, and dvc.yaml names what they import."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parent.parent
+RANKS = (
+    {"randomness", "strategies", "convolutions"},
+    {"backbones", "datasets", "subsets"},
+    {"augmentation", "phases", "prefix", "evaluation", "drift"},
+    {"training", "runs", "tracking", "params", "execution"},
+)  # a module imports from its own rank or those before it; stages import from all
+
+
+def modules(package: str) -> dict[str, Path]:
+    return {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts): path
+        for path in (ROOT / package).rglob("*.py")
+        if path.name != "__init__.py"
+    }
+
+
+FILES = {**modules("pipeline"), **modules("analysis")}
+
+
+def imported(path: Path) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+    return names
+
+
+def closure(module: str) -> set[str]:
+    seen, todo = set(), [module]
+    while todo:
+        name = todo.pop()
+        if name in FILES and name not in seen:
+            seen.add(name)
+            todo += imported(FILES[name])
+    return {FILES[name].relative_to(ROOT).as_posix() for name in seen}
+
+
+def rank(module: str) -> int:
+    name = module.removeprefix("pipeline.")
+    return next((i for i, names in enumerate(RANKS) if name in names), len(RANKS))
+
+
+@pytest.mark.parametrize("module", [name for name in FILES if name.startswith("pipeline.")])
+def test_imports_run_one_way(module: str) -> None:
+    for name in imported(FILES[module]):
+        if name in FILES:
+            assert rank(name) <= rank(module), f"{module} imports {name}"
+            assert not name.startswith("analysis"), f"{module} imports {name}"
+
+
+def test_library_modules_never_import_stages_tracking_or_params() -> None:
+    for module, path in FILES.items():
+        if module.startswith("pipeline.") and not module.startswith("pipeline.stages"):
+            upward = {
+                n for n in imported(path) if n.startswith(("pipeline.stages", "pipeline.tracking", "pipeline.params"))
+            }
+            assert not upward, f"{module} imports {upward}"
+
+
+@pytest.mark.parametrize("module", [name for name in FILES if name.startswith("analysis.")])
+def test_analysis_reads_tables_alone(module: str) -> None:
+    forbidden = {"torch", "mlflow", "pipeline", "timm", "torchvision"}
+    assert not {name.partition(".")[0] for name in imported(FILES[module])} & forbidden
+
+
+def test_only_tracking_imports_mlflow_and_only_params_reads_params_yaml() -> None:
+    for module, path in FILES.items():
+        if module != "pipeline.tracking":
+            assert not {name for name in imported(path) if name.partition(".")[0] == "mlflow"}, module
+        if module != "pipeline.params":
+            assert 'Path("params.yaml")' not in path.read_text(), module
+
+
+def test_importing_a_stage_needs_only_the_few_packages_it_may_need() -> None:
+    allowed = {"torch", "torchvision", "timm", "numpy", "pydantic"}
+    heavy = ("mlflow", "elpv_dataset", "pandas", "scipy", "matplotlib", "seaborn", "sklearn", "statsmodels", "dvc")
+    script = (
+        "import sys, json, pipeline.stages.train; print(json.dumps(sorted({n.partition('.')[0] for n in sys.modules})))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT)
+    loaded = set(json.loads(done.stdout))
+    assert not loaded & set(heavy)
+    assert {"torch", "numpy", "pydantic"} <= loaded & allowed
+
+
+def stages() -> dict[str, dict[str, list[str]]]:
+    loaded: dict[str, dict[str, dict[str, list[str]]]] = yaml.safe_load((ROOT / "dvc.yaml").read_text())
+    return loaded["stages"]
+
+
+@pytest.mark.parametrize("stage", stages())
+def test_dvc_depends_on_exactly_the_code_that_a_stage_imports(stage: str) -> None:
+    block = stages()[stage]
+    module = str(block["cmd"]).split()[2]
+    named = {dependency for dependency in block["deps"] if dependency.endswith(".py")}
+    assert named == closure(module)
+
+
+def test_no_file_names_a_registrys_host_or_an_address_in_a_lock_file() -> None:
+    assert "://" not in (ROOT / "requirements.lock").read_text()
+    assert not (ROOT / "uv.lock").exists()
+    assert "analytics = false" in (ROOT / ".dvc" / "config").read_text()
+    assert "check_update = false" in (ROOT / ".dvc" / "config").read_text()
