@@ -8,8 +8,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torchvision.transforms.v2 import InterpolationMode
-from torchvision.transforms.v2 import functional as T
 
 from pipeline.backbones import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from pipeline.randomness import numpy_stream
@@ -42,6 +40,10 @@ def to_resolution(images: Tensor, preprocessing: Preprocessing) -> Tensor:
     crop = preprocessing.crop
     if images.shape[-2:] == (crop, crop):
         return images
+    # Here, since torchvision brings torch's compiler along and takes two seconds to import.
+    from torchvision.transforms.v2 import InterpolationMode
+    from torchvision.transforms.v2 import functional as T
+
     mode = InterpolationMode(preprocessing.interpolation)
     resized = T.resize(images, [preprocessing.resize], interpolation=mode, antialias=True)
     cropped: Tensor = T.center_crop(resized, [crop, crop])

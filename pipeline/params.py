@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -86,6 +88,11 @@ class Params:
     strategies: Mapping[str, Strategy]
     ablations: Mapping[str, Ablation]
 
+    def study(self, name: str) -> Study:
+        """A study by name. Raises ParamsError that names the choices."""
+        _known("study", name, "study", self.studies)
+        return self.studies[name]
+
     def strategy(self, name: str) -> Strategy:
         """A strategy or ablation by name."""
         return self.strategies[name] if name in self.strategies else self.ablations[name].strategy
@@ -101,7 +108,9 @@ class Params:
 
         `scales` gives the tuned lr_scale by (per_class, strategy), 1 where it says nothing; `strategy` keeps one.
         """
-        s, chosen = self.studies[study], scales or {}
+        s, chosen = self.study(study), scales or {}
+        if strategy is not None:
+            _known("strategy", strategy, "strategy or ablation", (*self.strategies, *self.ablations))
         if role == "pilot":
             wanted = [
                 (name, size, scale, seed)
@@ -143,16 +152,29 @@ class Params:
 # --- what the file may hold -----------------------------------------------------------------------------------------
 
 
-def _rate(value: Any) -> float:
+def _rate(value: Any, what: str = "learning rate") -> float:
     if isinstance(value, str):
-        try:
-            meant = f"{float(value):.1e}".replace("e-0", "e-").replace("e+0", "e+")
-        except ValueError:
-            meant = "1.0e-4"
-        raise ValueError(f"{value!r} is text; YAML needs a decimal point: write {meant}")
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
-        raise ValueError(f"{value!r} is no learning rate; give a number above 0, such as 1.0e-4")
-    return float(value)
+        raise ValueError(_text(value))
+    try:
+        rate = math.nan if isinstance(value, bool) else float(value)
+    except (OverflowError, TypeError):
+        rate = math.nan
+    if not (math.isfinite(rate) and rate > 0):
+        raise ValueError(f"{value!r} is no {what}; give a number above 0, such as 1.0e-4")
+    return rate
+
+
+def _text(value: str) -> str:
+    """What to say of a number that came as text: YAML takes 1e-4 for text, and whatever stands in quotes."""
+    try:
+        number = Decimal(value)  # exact: the advice must not change the value
+    except InvalidOperation:
+        number = Decimal("nan")
+    if not number.is_finite():
+        return f"{value!r} is text; give a number, such as 1.0e-4"
+    digits, _, exponent = f"{number:e}".partition("e")
+    meant = f"{digits if '.' in digits else f'{digits}.0'}e{exponent}"
+    return f"{value!r} is text; YAML needs a decimal point and no quotes: write {meant}"
 
 
 class _Block(BaseModel):
@@ -221,11 +243,11 @@ class _Ablation(_Block):
 
 
 class _Study(_Block):
-    dataset: str | dict[str, Any]
+    dataset: Any  # _dataset reads it
     backbone: str
     resolution: Annotated[int, Field(ge=32, le=1024)]
     per_class: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)]
-    seeds: int | list[Annotated[int, Field(ge=0)]]
+    seeds: int | list[int]
     epochs: Annotated[int, Field(ge=1)]
     learning_rates: Literal["textbook", "tuned"]
     sweep: dict[str, list[Any]] = Field(default_factory=dict)
@@ -236,11 +258,20 @@ class _Study(_Block):
     ablation_seeds: int | None = None
     strategies: Annotated[list[str], Field(min_length=1)] | None = None
 
+    @field_validator("seeds", mode="before")
+    @classmethod
+    def _count_or_list(cls, given: Any) -> Any:
+        # Here, because a union's errors speak of each of its members.
+        for seed in given if isinstance(given, list) else [given]:
+            if isinstance(seed, bool) or not isinstance(seed, int) or (isinstance(given, list) and seed < 0):
+                raise ValueError(f"{seed!r} is not right; give how many seeds, such as 5, or a list, such as [0, 1, 2]")
+        return given
+
 
 class _File(_Block):
     active: Annotated[list[str], Field(min_length=1)]
-    studies: dict[str, _Study]
-    strategies: dict[str, _Strategy]
+    studies: Annotated[dict[str, _Study], Field(min_length=1)]
+    strategies: Annotated[dict[str, _Strategy], Field(min_length=1)]
     ablations: dict[str, _Ablation] = Field(default_factory=dict)
 
 
@@ -254,9 +285,12 @@ class _Loader(yaml.SafeLoader):
 def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
     seen: set[Any] = set()
     for key_node, _ in node.value:
+        line = f"line {key_node.start_mark.line + 1}"
+        if not isinstance(key_node, yaml.ScalarNode):
+            raise ParamsError(f"{line}: a list or a block is no key; write a name")
         key = loader.construct_object(key_node)
         if key in seen:
-            raise ParamsError(f"line {key_node.start_mark.line + 1}: '{key}' is given twice; keep one")
+            raise ParamsError(f"{line}: '{key}' is given twice; keep one")
         seen.add(key)
     return loader.construct_mapping(node, deep=True)
 
@@ -270,6 +304,8 @@ def load(path: Path = Path("params.yaml")) -> Params:
         content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except OSError as error:
         raise ParamsError(f"can't read {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ParamsError(f"{path} is no text: byte {error.start} is not UTF-8; save it as UTF-8") from None
     except ParamsError as error:
         raise ParamsError(f"{path}, {error}") from None
     except yaml.YAMLError as error:
@@ -286,24 +322,32 @@ def load(path: Path = Path("params.yaml")) -> Params:
 
 def _sentences(error: ValidationError) -> Iterable[str]:
     for detail in error.errors():
-        where = [str(part) for part in detail["loc"] if not str(part).startswith(("list[", "constrained", "dict["))]
-        key, value = ".".join(part for part in where if part not in ("int", "str")), detail["input"]
-        if detail["type"] == "extra_forbidden":
-            yield f"{key}: unknown key; {_nearest(where[-1], _keys(where))}"
-        elif detail["type"] == "missing":
+        where, value, wrong = detail["loc"], detail["input"], detail["type"]
+        wrong_name = where[-1:] == ("[key]",)
+        parts = where[:-2] if wrong_name else where
+        key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts).removeprefix(".")
+        if wrong_name:
+            yield f"{key}: the name {value!r} is not text; put it in quotes"
+        elif wrong == "extra_forbidden":
+            yield f"{key}: unknown key; {_nearest(str(where[-1]), _keys(where))}"
+        elif wrong == "missing":
             yield f"{key}: missing; it has to be given"
-        elif detail["type"] == "value_error":
+        elif wrong == "value_error":
             yield f"{key}: {detail['ctx']['error']}"
+        elif wrong == "model_type":
+            yield f"{key or 'all of it'}: {value!r} is not right: give a block with {', '.join(_keys((*where, '')))}"
+        elif wrong == "too_short":
+            yield f"{key}: {value!r} is empty; give at least one"
+        elif wrong == "float_type" and isinstance(value, str):
+            yield f"{key}: {_text(value)}"
         else:
             yield f"{key}: {value!r} is not right: {detail['msg'][0].lower()}{detail['msg'][1:]}"
 
 
-def _keys(where: list[str]) -> list[str]:
-    block: Any = _File
-    if len(where) == 3:
-        block = {"studies": _Study, "strategies": _Strategy, "ablations": _Ablation}.get(where[0], _File)
-    elif "phases" in where:
-        block = _Phase
+def _keys(where: Sequence[int | str]) -> list[str]:
+    """The keys of the block that holds the last part of `where`."""
+    blocks: dict[int | str, type[_Block]] = {"studies": _Study, "strategies": _Strategy, "ablations": _Ablation}
+    block = _Phase if "phases" in where else blocks.get(where[0], _File) if len(where) == 3 else _File
     return list(block.model_fields)
 
 
@@ -320,15 +364,25 @@ def _known(key: str, name: str, what: str, known: Iterable[str]) -> None:
 
 
 def _checked(file: _File) -> Params:
+    for key, names in (("studies", file.studies), ("strategies", file.strategies), ("ablations", file.ablations)):
+        for name in names:
+            _folder_name(key, name)
     strategies = {name: block.plain(name) for name, block in file.strategies.items()}
     ablations = {name: _ablation(name, block, file.strategies) for name, block in file.ablations.items()}
-    for name in set(strategies) & set(ablations):
+    for name in sorted(set(strategies) & set(ablations)):
         raise ParamsError(f"ablations.{name}: a strategy has this name already; choose another")
     studies = {name: _study(name, block, strategies, ablations) for name, block in file.studies.items()}
     for position, name in enumerate(file.active):
         _known(f"active[{position}]", name, "study", studies)
     _once("active", file.active)
     return Params(tuple(file.active), studies, strategies, ablations)
+
+
+def _folder_name(key: str, name: str) -> None:
+    # Names become folders and DVC's stages, train@study-strategy: two hyphenated parts could not be told apart.
+    allowed, said = (r"\w[\w-]*", ", _ and -") if key == "studies" else (r"\w+", " and _")
+    if not re.fullmatch(allowed, name, re.ASCII):
+        raise ParamsError(f"{key}: {name!r} can't name a folder; use letters, digits{said}, such as my_photos")
 
 
 def _ablation(name: str, block: _Ablation, strategies: Mapping[str, _Strategy]) -> Ablation:
@@ -339,13 +393,13 @@ def _ablation(name: str, block: _Ablation, strategies: Mapping[str, _Strategy]) 
     ((changed, value),) = block.set.items()
     _known(f"{key}.set", changed, "key", _Strategy.model_fields)
     base = strategies[block.of].model_dump()
-    if base[changed] == value:
-        raise ParamsError(f"{key}.set.{changed}: {value!r} is what {block.of} has already; nothing would change")
     try:
-        strategy = _Strategy.model_validate({**base, changed: value})
+        strategy = _Strategy.model_validate({**base, changed: value}).plain(name)
     except ValidationError as error:
         raise ParamsError("; ".join(f"{key}.set.{sentence}" for sentence in _sentences(error))) from None
-    return Ablation(block.of, strategy.plain(name))
+    if replace(strategy, name=block.of) == strategies[block.of].plain(block.of):
+        raise ParamsError(f"{key}.set.{changed}: {value!r} is what {block.of} has already; nothing would change")
+    return Ablation(block.of, strategy)
 
 
 def _study(name: str, block: _Study, strategies: Mapping[str, Strategy], ablations: Mapping[str, Ablation]) -> Study:
@@ -361,12 +415,14 @@ def _study(name: str, block: _Study, strategies: Mapping[str, Strategy], ablatio
         _known(f"{key}.ablations[{position}]", ablation, "ablation", ablations)
     _once(f"{key}.per_class", block.per_class)
     _once(f"{key}.ablations", block.ablations)
-    seeds = tuple(range(block.seeds)) if isinstance(block.seeds, int) else tuple(block.seeds)
+    _once(f"{key}.strategies", block.strategies or ())
+    seeds = tuple(range(min(block.seeds, 2000)) if isinstance(block.seeds, int) else block.seeds)
     _once(f"{key}.seeds", seeds)
     if len(seeds) < 2:
         raise ParamsError(f"{key}.seeds: {block.seeds!r} is fewer than 2 seeds; pairs need at least 2")
-    if set(seeds) & set(PILOT_SEEDS):
-        raise ParamsError(f"{key}.seeds: {PILOT_SEEDS[0]} and {PILOT_SEEDS[1]} are the pilots' seeds; choose others")
+    for pilot in PILOT_SEEDS:
+        if pilot in seeds:
+            raise ParamsError(f"{key}.seeds: {block.seeds!r} holds {pilot}, a pilots' seed; choose seeds without it")
     trained = tuple(block.strategies or strategies)
     plain = {**strategies, **{ablation: entry.strategy for ablation, entry in ablations.items()}}
     for used in (*trained, *block.sweep, *block.ablations):
@@ -393,7 +449,7 @@ def _study(name: str, block: _Study, strategies: Mapping[str, Strategy], ablatio
     )
 
 
-def _dataset(key: str, given: str | dict[str, Any]) -> DatasetSpec:
+def _dataset(key: str, given: Any) -> DatasetSpec:
     from pipeline.datasets import REGISTRY as DATASETS
 
     if isinstance(given, str):
@@ -401,6 +457,8 @@ def _dataset(key: str, given: str | dict[str, Any]) -> DatasetSpec:
         if given == "folder":
             raise ParamsError(f"{key}: which folder? write {{folder: path, name: what to call it}}")
         return DatasetSpec(given, {})
+    if not isinstance(given, dict):
+        raise ParamsError(f"{key}: {given!r} is no data set; choose from {', '.join(DATASETS)}")
     if "folder" in given:
         options = {"path": given["folder"], **{option: value for option, value in given.items() if option != "folder"}}
         name = "folder"
@@ -429,7 +487,7 @@ def _scales(key: str, tried: list[Any]) -> tuple[float, ...]:
     if not tried:
         raise ParamsError(f"{key}: no lr_scale to try; give some, such as [10, 1, 0.1]")
     try:
-        scales = tuple(_rate(value) for value in tried)
+        scales = tuple(_rate(value, "lr_scale") for value in tried)
     except ValueError as error:
         raise ParamsError(f"{key}: {error}") from None
     _once(key, scales)

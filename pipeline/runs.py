@@ -188,14 +188,13 @@ def read(root: Path, cell: Cell, key: str) -> StoredRun | None:
     try:
         manifest = json.loads((place / "manifest.json").read_bytes())
         contents = {name: (place / name).read_bytes() for name in FILES}
-    except (OSError, ValueError):
-        return None
-    whole = all(hashlib.sha256(contents[name]).hexdigest() == manifest["files"].get(name) for name in FILES)
-    if not whole or manifest["fingerprint"] != key:
-        return None
-    return StoredRun(
-        _run(contents, manifest["seconds"]), Provenance(**manifest["provenance"]), key, manifest["test_ids_sha256"]
-    )
+        whole = all(hashlib.sha256(contents[name]).hexdigest() == manifest["files"][name] for name in FILES)
+        if not whole or manifest["fingerprint"] != key:
+            return None
+        run = _run(contents, manifest["seconds"])
+        return StoredRun(run, Provenance(**manifest["provenance"]), key, manifest["test_ids_sha256"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # a file that is missing, or of another make
 
 
 def _run(contents: Mapping[str, bytes], seconds: float) -> Run:

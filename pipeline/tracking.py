@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import logging
 import os
+import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ LOG = logging.getLogger(__name__)
 
 DEFAULT_URI = "sqlite:///mlflow.db"
 METRICS_AT_ONCE = 1000  # MLflow refuses larger batches
+LOCK_SECONDS = 30.0  # a writer holds the lock for some milliseconds, on a fresh file for some seconds
 
 
 @dataclass(frozen=True)
@@ -99,8 +101,16 @@ class Mirror:
             return "unavailable"
 
     def _add(self, run: MirroredRun) -> Outcome:
+        # One writer at a time, from migrations to the last write: several on a fresh file crash in its migrations, and
+        # a run that another writer is in the middle of must not be taken for one that was left half-written.
         if self.client is None:
-            self.client = _client(self.uri)
+            _import_mlflow()  # takes seconds, and needs no lock
+        with _one_at_a_time(self.uri):
+            if self.client is None:
+                self.client = _client(self.uri)
+            return self._mirror(run)
+
+    def _mirror(self, run: MirroredRun) -> Outcome:
         experiment = self._experiment(run)
         known, key = self.present[experiment], run.tags["fingerprint"]
         if key in known:
@@ -109,16 +119,24 @@ class Mirror:
                 return "present"
             self.client.delete_run(run_id)
         for old in self._same_cell(experiment, run):
-            self.client.delete_run(old)
+            if old.data.tags.get("fingerprint") == key and old.info.status == "FINISHED":  # another writer's, since
+                self.present[experiment][key] = old.info.run_id, True
+                return "present"
+            self.client.delete_run(old.info.run_id)
         self.present[experiment][key] = self._write(experiment, run), True
         return "added"
 
     def _experiment(self, run: MirroredRun) -> str:
         if run.experiment not in self.experiments:
-            with _one_at_a_time(self.uri):
-                found = self.client.get_experiment_by_name(run.experiment)
-                made = found.experiment_id if found else self.client.create_experiment(run.experiment)
+            found = self.client.get_experiment_by_name(run.experiment)
+            made = found.experiment_id if found else self.client.create_experiment(run.experiment)
+            if found and found.lifecycle_stage == "deleted":  # in the user interface; its name stays taken
+                self.client.restore_experiment(made)
+                for entry in self._search(made, ""):  # restored too, with those that newer ones had replaced
+                    self.client.delete_run(entry.info.run_id)
             self.client.set_experiment_tag(made, "mlflow.note.content", run.description)
+            # Opens the experiment on its training runs and charts rather than on traces of language models.
+            self.client.set_experiment_tag(made, "mlflow.experimentKind", "custom_model_development")
             self.experiments[run.experiment] = made
             self.present[made] = {
                 entry.data.tags["fingerprint"]: (entry.info.run_id, entry.info.status == "FINISHED")
@@ -136,9 +154,9 @@ class Mirror:
             if not token:
                 return
 
-    def _same_cell(self, experiment: str, run: MirroredRun) -> list[str]:
+    def _same_cell(self, experiment: str, run: MirroredRun) -> list[Any]:
         condition = " and ".join(f"params.{key} = '{value}'" for key, value in _cell_params(run.cell).items())
-        return [entry.info.run_id for entry in self._search(experiment, condition)]
+        return list(self._search(experiment, condition))
 
     def _write(self, experiment: str, run: MirroredRun) -> str:
         from mlflow import entities
@@ -181,19 +199,23 @@ def _dataset(data: DatasetInput) -> Any:
     return entities.DatasetInput(described, [entities.InputTag("mlflow.data.context", "training")])
 
 
-def _client(uri: str) -> Any:
-    """A client with telemetry off and retries low: the default ones block for 246 s where a server is down."""
+def _import_mlflow() -> None:
+    """Import with telemetry off and retries low: the default ones block for 246 s where a server is down."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("DO_NOT_TRACK", "true")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
-    from mlflow.tracking import MlflowClient
+    from mlflow.tracking import MlflowClient  # noqa: F401
 
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    with _one_at_a_time(uri):  # several writers on a fresh file crash in its migrations
-        client = MlflowClient(tracking_uri=uri)
-        client.search_experiments(max_results=1)
+
+
+def _client(uri: str) -> Any:
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(tracking_uri=uri)
+    client.search_experiments(max_results=1)  # makes a fresh file's tables, finds a server that is down
     return client
 
 
@@ -205,7 +227,15 @@ def _one_at_a_time(uri: str) -> Iterator[None]:
     place = Path(f"{uri.removeprefix('sqlite:///')}.lock")
     place.parent.mkdir(parents=True, exist_ok=True)
     with place.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        until = time.monotonic() + LOCK_SECONDS
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > until:
+                    raise TimeoutError(f"another process has held {place} for {LOCK_SECONDS:g} s") from None
+                time.sleep(0.02)
         yield
 
 

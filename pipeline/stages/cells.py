@@ -37,7 +37,7 @@ class Workbench:
 
     def __init__(self, study: str) -> None:
         self.params = params.load()
-        self.study = self.params.studies[study]
+        self.study = self.params.study(study)
         self.prepared = prepared.read(study)
         self.subsets = prepared.read_subsets(study)
         self.device = execution.device()
@@ -163,7 +163,7 @@ def complete(study: str, role: Role, strategy: str | None = None) -> None:
 
 
 def _train(bench: Workbench, cells: Sequence[Cell], title: str, mirror: Mirror) -> None:
-    commit, started, finished = command.commit(), time.time(), 0
+    commit, finished = command.commit(), 0
     tasks = [bench.task(cell) for cell in cells]
     state = bench.weights[0] if any(task.strategy.weights == "pretrained" for task in tasks) else None
     epochs = dict.fromkeys(cells, 0)
@@ -176,7 +176,7 @@ def _train(bench: Workbench, cells: Sequence[Cell], title: str, mirror: Mirror) 
 
         for run in execution.run_all(tasks, bench.device, state, watch):
             cell, key = run.cell, bench.fingerprint(run.cell)
-            provenance = bench.provenance(cell, commit, started)
+            provenance = bench.provenance(cell, commit, time.time() - run.seconds)
             ids = bench.prepared.ids_sha256(bench.parts(cell)[2])
             runs.write(command.RESULTS, run, provenance, key, ids)
             mirror.add(as_mirrored(bench, StoredRun(run, provenance, key, ids)))

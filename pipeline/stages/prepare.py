@@ -18,7 +18,7 @@ LOG = logging.getLogger(__name__)
 
 def prepare(name: str) -> None:
     """Write data/<study>/: images.npy, index.csv, card.json."""
-    study = params.load().studies[name]
+    study = params.load().study(name)
     preprocessing = backbones.REGISTRY[study.backbone].preprocessing().at(study.resolution)
     dataset = datasets.load(study.dataset.name, study.dataset.options)
     counts = Counter(source.label for source in dataset.sources if not source.test)

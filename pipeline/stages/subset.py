@@ -10,7 +10,7 @@ from pipeline.subsets import draw, overlap, watched
 def subset(name: str) -> None:
     """Write data/<study>/subsets.json."""
     loaded = params.load()
-    study = loaded.studies[name]
+    study = loaded.study(name)
     pool = prepared.read(name).pool
     pilots = {cell.seed for cell in loaded.cells(name, "pilot")}
     drawn = {

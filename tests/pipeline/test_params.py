@@ -34,6 +34,8 @@ ablations:
   frozen_norm: {of: fine_tune, set: {batch_norm: frozen}}
 """
 
+SPELT_OUT = "{stem: 1.0e-4, stage1: 1.0e-4, stage2: 1.0e-4, stage3: 1.0e-4, stage4: 1.0e-4, head: 1.0e-3}"  # fine_tune
+
 
 def load(text: str, tmp_path: Path) -> params.Params:
     path = tmp_path / "params.yaml"
@@ -90,7 +92,11 @@ def test_an_ablation_changes_one_thing(tmp_path: Path) -> None:
     ("backbone:", "backbnoe:", "studies.tiny.backbnoe: unknown key; did you mean 'backbone'?"),
     ("share: 1, lr: {all: 1.0e-3}", "share: 1, rl: {all: 1.0e-3}", "rl: unknown key"),
     ("weights: none", "wieghts: none", "strategies.scratch.wieghts: unknown key; did you mean 'weights'?"),
-    ("all: 1.0e-3", "all: 1e-3", "'1e-3' is text; YAML needs a decimal point: write 1.0e-3"),
+    ("all: 1.0e-3", "all: 1e-3", "'1e-3' is text; YAML needs a decimal point and no quotes: write 1.0e-3"),
+    ("all: 1.0e-3", "all: 125e-6", "write 1.25e-4"),
+    ("all: 1.0e-3", "all: fast", "'fast' is text; give a number, such as 1.0e-4"),
+    ("all: 1.0e-3", f"all: {10**400}", "is no learning rate"),
+    ("share: 0.5, lr: {head", "share: 5e-1, lr: {head", "phases[0].share: '5e-1' is text"),
     ("all: 1.0e-3", "all: 0", "0 is no learning rate"),
     ("all: 1.0e-3", "all: -1.0e-3", "-0.001 is no learning rate"),
     ("all: 1.0e-3", "all: .nan", "nan is no learning rate"),
@@ -105,7 +111,17 @@ def test_an_ablation_changes_one_thing(tmp_path: Path) -> None:
     ("[tiny]", "[tinny]", "no study 'tinny'; did you mean 'tiny'?"),
     ("seeds: 3\n", "seeds: 1\n", "fewer than 2 seeds"),
     ("seeds: 3\n", "seeds: [1, 2, 1]\n", "1 is given twice"),
-    ("seeds: 3\n", "seeds: [1, 1000]\n", "1000 and 1001 are the pilots' seeds"),
+    ("seeds: 3\n", "seeds: [1, 1000]\n", "[1, 1000] holds 1000, a pilots' seed"),
+    ("seeds: 3\n", "seeds: 1001\n", "1001 holds 1000, a pilots' seed"),
+    ("seeds: 3\n", "seeds: true\n", "seeds: True is not right; give how many seeds, such as 5, or a list"),
+    ("seeds: 3\n", "seeds: 3\n    strategies: [scratch, scratch]\n", "strategies: 'scratch' is given twice"),
+    ("  tiny:", "  ../tiny:", "studies: '../tiny' can't name a folder"),
+    ("  scratch:", "  a-b:", "strategies: 'a-b' can't name a folder; use letters, digits and _"),
+    ("  scratch:", "  1:", "strategies: the name 1 is not text; put it in quotes"),
+    ("  scratch:", "  [scratch]:", "a list or a block is no key"),
+    ("{all: 1.0e-4}}]", f"{SPELT_OUT}}}]", "is what fine_tune has already; nothing would change"),
+    ("[5, 10]", "[]", "per_class: [] is empty; give at least one"),
+    ("{elpv: {label: defective}}", "3", "dataset: 3 is no data set; choose from elpv"),
     ("per_class: [5, 10]", "per_class: [5, 5]", "per_class: 5 is given twice"),
     ("per_class: [5, 10]", "per_class: [0]", "per_class"),
     ("resolution: 64", "resolution: 8", "resolution: 8 is not right"),
@@ -147,3 +163,27 @@ def test_a_file_that_is_missing_or_no_yaml_is_said_so(tmp_path: Path) -> None:
         params.load(tmp_path / "none.yaml")
     with pytest.raises(ParamsError, match="is no YAML"):
         load("active: [", tmp_path)
+    with pytest.raises(ParamsError, match="give a block with active, studies, strategies, ablations"):
+        load("", tmp_path)
+    (tmp_path / "bytes.yaml").write_bytes(b"\xff\xfe")
+    with pytest.raises(ParamsError, match="byte 0 is not UTF-8"):
+        params.load(tmp_path / "bytes.yaml")
+
+
+def test_a_message_says_one_thing_once_and_names_no_class(tmp_path: Path) -> None:
+    for wrong in ("seeds: yes", "seeds: '3'", "seeds: [0, -1]"):
+        with pytest.raises(ParamsError) as error:
+            load(GOOD.replace("seeds: 3", wrong, 1), tmp_path)
+        assert str(error.value).count("studies.tiny.seeds") == 1
+    with pytest.raises(ParamsError) as error:
+        load("active: [tiny]\nstudies: {tiny: }\nstrategies: {scratch: }\n", tmp_path)
+    assert "instance of" not in str(error.value)
+
+
+def test_every_depth_has_its_counterpart_from_random_weights() -> None:
+    loaded = params.load()
+    for depth in ("from_stage4", "from_stage3", "from_stage2", "from_stage1"):
+        pretrained, random = loaded.strategy(depth), loaded.strategy(f"{depth}_random")
+        assert (pretrained.weights, random.weights) == ("pretrained", "none")
+        assert [p.learning for p in pretrained.phases] == [p.learning for p in random.phases]
+    assert loaded.strategy("from_head_random").phases[0].learning == ("head",)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
+import math
 import multiprocessing
+import threading
 import time
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -12,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from pipeline import tracking
 from pipeline.strategies import Cell
 from pipeline.tracking import DatasetInput, Mirror, MirroredRun, Point
 
@@ -97,6 +101,64 @@ def test_a_half_written_run_is_written_anew(uri: str, monkeypatch: pytest.Monkey
         assert mirror.add(RUN) == "added"
     (whole,) = runs(uri)
     assert whole.info.status == "FINISHED"
+
+
+def test_a_run_that_another_writer_is_in_the_middle_of_is_left_alone(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlflow.tracking import MlflowClient
+
+    first, second = Mirror(uri), Mirror(uri)
+    other = replace(RUN, cell=replace(RUN.cell, seed=4), tags={**RUN.tags, "fingerprint": "e" * 64})
+    assert (first.add(other), second.add(other)) == ("added", "present")
+    log_inputs, outcomes = MlflowClient.log_inputs, list[str]()
+
+    def interrupted(*given: Any, **named: Any) -> None:
+        if not outcomes:  # the second writer comes in here, and has to wait
+            outcomes.append("waits")
+            waiting.start()
+            waiting.join(0.5)
+            assert outcomes == ["waits"]
+        log_inputs(*given, **named)
+
+    waiting = threading.Thread(target=lambda: outcomes.append(second.add(RUN)))
+    monkeypatch.setattr(MlflowClient, "log_inputs", interrupted)
+    assert first.add(RUN) == "added"
+    waiting.join(30)
+    assert outcomes == ["waits", "present"]
+    assert len(runs(uri)) == 2
+
+
+def test_a_lock_that_is_never_given_back_blocks_nothing(
+    uri: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(tracking, "LOCK_SECONDS", 0.1)
+    with Path(f"{uri.removeprefix('sqlite:///')}.lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert Mirror(uri).add(RUN) == "unavailable"
+    assert "another process has held" in caplog.text
+
+
+def test_an_experiment_deleted_in_the_interface_comes_back_with_what_is_mirrored_anew(uri: str) -> None:
+    from mlflow.tracking import MlflowClient
+
+    with Mirror(uri) as mirror:
+        mirror.add(RUN)
+        mirror.add(replace(RUN, tags={**RUN.tags, "fingerprint": "a" * 64}))
+    client = MlflowClient(tracking_uri=uri)
+    client.delete_experiment(client.get_experiment_by_name("tiny").experiment_id)
+    with Mirror(uri) as mirror:
+        assert mirror.add(replace(RUN, tags={**RUN.tags, "fingerprint": "a" * 64})) == "added"
+    assert [run.data.tags["fingerprint"][0] for run in runs(uri)] == ["a"]
+
+
+def test_a_diverged_run_keeps_its_nan(uri: str) -> None:
+    from mlflow.tracking import MlflowClient
+
+    nan = Point(1, "train/loss", math.nan)
+    assert Mirror(uri).add(replace(RUN, curves=[nan], tags={**RUN.tags, "status": "diverged"})) == "added"
+    (run,) = runs(uri)
+    assert (run.info.status, run.data.tags["status"]) == ("FINISHED", "diverged")
+    (logged,) = MlflowClient(tracking_uri=uri).get_metric_history(run.info.run_id, "train/loss")
+    assert math.isnan(logged.value)
 
 
 def test_a_server_that_is_down_costs_one_warning_and_no_time(caplog: pytest.LogCaptureFixture) -> None:

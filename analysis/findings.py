@@ -1,0 +1,550 @@
+"""The numbers of one study, from its checked tables: strategies, pairs, top sets, sweeps, phases, sensitivity."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from analysis.statistics import Paired, crossed_interval, holm, mean_interval, paired_difference
+from analysis.tables import GROUPS, Predictions, Tables, TablesError
+
+REFERENCE = "feature_extraction"  # fixed beforehand, whatever the runs say
+ALPHA = 0.05  # of adjusted p-values
+DECIDED_FROM = 5  # seeds; below, nothing is decided
+CITABLE_FROM = 10  # seeds; below, a study is exploratory
+
+TEXTBOOK_ORDER = (
+    *("scratch", "feature_extraction", "last_block", "fine_tune"),
+    *("discriminative", "gradual_unfreezing", "lp_ft"),
+)
+
+# What counts as gone wrong in a sweep of rates, always against the best rate of the same sweep.
+CLEAR_DROP = 1.0  # points of accuracy below the best rate, and lower in every seed
+MOVED_MORE = 2.0  # times the backbone's drift at the best rate
+MOVED_LESS = 0.5  # times the backbone's drift at the best rate
+TRAIN_DROP = 1.0  # points of training accuracy below the best rate
+STILL_FALLING = 0.05  # relative fall of the training loss over the last quarter of the epochs
+
+COMPARISON_COLUMNS = [
+    *("study", "per_class", "a", "b", "k", "difference", "low", "high", "p"),
+    *("low_new_images", "high_new_images", "p_holm", "d_z", "wins", "smallest_detectable"),
+]
+BACKBONE_GROUPS = GROUPS[:-1]
+
+Floats = npt.NDArray[np.float64]
+
+
+def strategy_order(names: Sequence[str]) -> list[str]:
+    """The textbook's strategies in its order, then the others by name."""
+    known = [name for name in TEXTBOOK_ORDER if name in set(names)]
+    return known + sorted(set(names) - set(known))
+
+
+def interval(values: Sequence[float] | Floats) -> tuple[float, float, float, int]:
+    """Mean, low, high and n of the values that are there; no interval below two values or without any spread."""
+    present = np.asarray(values, dtype=np.float64)
+    found = mean_interval(present[np.isfinite(present)])
+    return found.mean, found.low, found.high, found.n
+
+
+def difference_of(a: Floats, b: Floats) -> Paired | None:
+    """B minus A, or None where a test would mean nothing: fewer than two pairs, or all differences identical."""
+    try:
+        return paired_difference(a, b)
+    except ValueError:
+        return None
+
+
+def strategies_table(runs: pd.DataFrame) -> pd.DataFrame:
+    """One row a size and strategy: means over seeds, accuracies in percent, the gap in points."""
+    rows = []
+    for per_class, sized in runs.groupby("per_class"):
+        for name in strategy_order(sized["strategy"].unique().tolist()):
+            mine = sized[sized["strategy"] == name]
+            row: dict[str, Any] = {"per_class": per_class, "strategy": name, "k": len(mine)}
+            for column in ("test_accuracy", "balanced_accuracy"):
+                mean, low, high, _ = interval(mine[column].to_numpy() * 100)
+                # A t interval knows no limits; an accuracy does.
+                row |= {column: mean, f"{column}_low": np.maximum(low, 0.0), f"{column}_high": np.minimum(high, 100.0)}
+            row["train_accuracy"] = interval(mine["train_accuracy"].to_numpy() * 100)[0]
+            row["gap"] = interval((mine["train_accuracy"] - mine["test_accuracy"]).to_numpy() * 100)[0]
+            row["seconds"] = float(mine["seconds"].mean())
+            row["trainable_parameters"] = int(mine["trainable_parameters"].max())
+            row["total_parameters"] = int(mine["total_parameters"].max())
+            row["diverged"] = int((mine["status"] == "diverged").sum())
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def comparisons(study: str, runs: pd.DataFrame, predictions: Predictions) -> pd.DataFrame:
+    """All pairs of strategies of one size, B minus A in percentage points, paired by seed; Holm over each size.
+
+    The numbers of a pair are NaN where its differences are identical or fewer than two seeds are shared.
+    """
+    rows = []
+    for per_class, sized in runs.groupby("per_class"):
+        by_name = {str(name): mine.set_index("seed").sort_index() for name, mine in sized.groupby("strategy")}
+        family = []
+        for a, b in combinations(strategy_order(list(by_name)), 2):
+            seeds = by_name[a].index.intersection(by_name[b].index)
+            first, second = by_name[a].loc[seeds], by_name[b].loc[seeds]
+            row: dict[str, Any] = {"study": study, "per_class": per_class, "a": a, "b": b, "k": len(seeds)}
+            found = difference_of(_points(first["test_accuracy"]), _points(second["test_accuracy"]))
+            if found is not None:
+                low, high = crossed_interval(
+                    predictions.correct(first["fingerprint"].tolist()),
+                    predictions.correct(second["fingerprint"].tolist()),
+                )
+                row |= {
+                    "difference": found.difference,
+                    "low": found.low,
+                    "high": found.high,
+                    "p": found.p,
+                    "low_new_images": low * 100,
+                    "high_new_images": high * 100,
+                    "d_z": found.d_z,
+                    "wins": found.wins,
+                    "smallest_detectable": found.smallest_detectable,
+                }
+                family.append(row)
+            rows.append(row)
+        if family:
+            for row, adjusted in zip(family, holm([row["p"] for row in family]), strict=True):
+                row["p_holm"] = float(adjusted)
+    frame = pd.DataFrame(rows, columns=COMPARISON_COLUMNS)
+    numbers = COMPARISON_COLUMNS[COMPARISON_COLUMNS.index("difference") :]
+    return frame.astype({**dict.fromkeys(numbers, "float64"), "wins": "Int64"})
+
+
+def _points(column: pd.Series[float]) -> Floats:
+    return np.asarray(column, dtype=np.float64) * 100
+
+
+@dataclass(frozen=True)
+class Top:
+    """The strategies of one size that no other beats (Holm-adjusted p below 0.05), highest mean first."""
+
+    per_class: int
+    k: int  # seeds of the pair that has fewest, thin strategies aside
+    members: tuple[str, ...]  # not beaten, never diverged, and without a sign against them
+    doubtful: tuple[str, ...]  # not beaten, but some 95% interval against them excludes zero before correction
+    unstable: tuple[str, ...]  # not beaten, but diverged at least once: a large spread must not be a merit
+    thin: tuple[str, ...]  # too few seeds in common with any other strategy to be beaten, or to be recommended
+    beaten: tuple[str, ...]
+    state: Literal["one strategy", "too few seeds", "decided"]
+
+
+def top_of(strategies: pd.DataFrame, pairs: pd.DataFrame, per_class: int) -> Top:
+    """Which strategies of one size cannot be told from the top: never a test against a winner picked on test."""
+    mine = strategies[strategies["per_class"] == per_class].sort_values("test_accuracy", ascending=False, kind="stable")
+    names = mine["strategy"].tolist()
+    unsteady = set(mine.loc[mine["diverged"] > 0, "strategy"])
+    sized = pairs[pairs["per_class"] == per_class]
+    enough = sized[sized["k"] >= DECIDED_FROM]
+    full = set(enough["a"]) | set(enough["b"])
+    state: Literal["one strategy", "too few seeds", "decided"] = "decided"
+    if len(names) == 1:
+        state, full = "one strategy", set(names)
+    elif enough.empty:
+        state, full = "too few seeds", set(names)
+    told = enough[enough["p_holm"] < ALPHA]
+    beaten = set(told.loc[told["difference"] > 0, "a"]) | set(told.loc[told["difference"] < 0, "b"])
+    unbeaten = [name for name in names if name not in beaten and name in full]
+    steady = [name for name in unbeaten if name not in unsteady]
+    # The best mean among the steady has none of them above it; signs from unsteady ones count for nothing.
+    seen = enough[enough["a"].isin(steady) & enough["b"].isin(steady)]
+    signs = set(seen.loc[seen["low"] > 0, "a"]) | set(seen.loc[seen["high"] < 0, "b"])
+    among = sized[sized["a"].isin(full) & sized["b"].isin(full)]
+    return Top(
+        per_class=per_class,
+        k=int(among["k"].min()) if len(among) else int(mine["k"].min()),
+        members=tuple(name for name in steady if name not in signs),
+        doubtful=tuple(name for name in steady if name in signs),
+        unstable=tuple(name for name in unbeaten if name in unsteady),
+        thin=tuple(name for name in names if name not in full),
+        beaten=tuple(name for name in names if name in beaten),
+        state=state,
+    )
+
+
+def against(pairs: pd.DataFrame, per_class: int, reference: str) -> pd.DataFrame:
+    """The pairs of one size that hold the reference, turned so that a positive difference means: better than it."""
+    sized = pairs[(pairs["per_class"] == per_class) & ((pairs["a"] == reference) | (pairs["b"] == reference))]
+    rows = []
+    for row in sized.to_dict("records"):
+        if row["b"] == reference:
+            row |= {"a": reference, "b": row["a"], "difference": -row["difference"], "d_z": -row["d_z"]}
+            for low, high in (("low", "high"), ("low_new_images", "high_new_images")):
+                row[low], row[high] = -row[high], -row[low]
+        rows.append(row)
+    # Without the wins: a tie is a win for neither, so they cannot be turned.
+    frame = pd.DataFrame(rows, columns=[name for name in COMPARISON_COLUMNS if name != "wins"])
+    return frame.set_index("b").reindex(strategy_order(frame["b"].tolist())).rename_axis("strategy").reset_index()
+
+
+def recalls(runs: pd.DataFrame, predictions: Predictions) -> pd.DataFrame:
+    """The share of each class's test images that each run gets right: per_class, strategy, seed, class, recall."""
+    rows = []
+    for run in runs.to_dict("records"):
+        correct = predictions.correct([run["fingerprint"]])[0]
+        for index, name in enumerate(predictions.classes):
+            of_class = correct[predictions.labels == index]
+            rows.append(
+                {
+                    "per_class": run["per_class"],
+                    "strategy": run["strategy"],
+                    "seed": run["seed"],
+                    "class": name,
+                    "recall": float(of_class.mean()) if of_class.size else float("nan"),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+@dataclass(frozen=True)
+class Robustness:
+    """Whether one strategy's difference from the reference holds when it is measured otherwise; points."""
+
+    strategy: str
+    per_class: int
+    k: int
+    accuracy: tuple[float, float, float]  # difference, low, high over draws of the training images
+    new_images: tuple[float, float]  # low, high over draws and new test images
+    balanced: tuple[float, float, float]  # difference, low, high of balanced accuracy
+    wins: int
+    wins_interval: tuple[float, float]  # fractions
+    classes_better: tuple[str, ...]  # the interval of the difference in recall lies above zero
+    classes_worse: tuple[str, ...]
+    smallest_detectable: float
+
+    @property
+    def signs(self) -> tuple[int, int, int]:
+        """What each of the three intervals says: 1 above zero, -1 below, 0 neither."""
+        return (
+            _sign(self.accuracy[1], self.accuracy[2]),
+            _sign(self.new_images[0], self.new_images[1]),
+            _sign(self.balanced[1], self.balanced[2]),
+        )
+
+
+def _sign(low: float, high: float) -> int:
+    return 1 if low > 0 else -1 if high < 0 else 0
+
+
+def robustness(
+    runs: pd.DataFrame, pairs: pd.DataFrame, recall: pd.DataFrame, per_class: int, reference: str
+) -> list[Robustness]:
+    """Every strategy of one size against the reference, measured in four ways."""
+    sized = runs[runs["per_class"] == per_class]
+    recall = recall[recall["per_class"] == per_class]
+    found = []
+    for row in against(pairs, per_class, reference).to_dict("records"):
+        name = row["strategy"]
+        ours, theirs = (sized[sized["strategy"] == which].set_index("seed") for which in (name, reference))
+        seeds = ours.index.intersection(theirs.index).sort_values()
+        accuracy = difference_of(_points(theirs.loc[seeds, "test_accuracy"]), _points(ours.loc[seeds, "test_accuracy"]))
+        balanced = difference_of(
+            _points(theirs.loc[seeds, "balanced_accuracy"]), _points(ours.loc[seeds, "balanced_accuracy"])
+        )
+        if accuracy is None:
+            continue
+        better, worse = [], []
+        table = recall.pivot_table(index="seed", columns=["strategy", "class"], values="recall", aggfunc="first").loc[
+            seeds
+        ]
+        for label in recall["class"].unique():
+            of_class = difference_of(_points(table[(reference, label)]), _points(table[(name, label)]))
+            if of_class is not None and of_class.low > 0:
+                better.append(str(label))
+            elif of_class is not None and of_class.high < 0:
+                worse.append(str(label))
+        nan = float("nan")
+        found.append(
+            Robustness(
+                strategy=name,
+                per_class=per_class,
+                k=accuracy.k,
+                accuracy=(accuracy.difference, accuracy.low, accuracy.high),
+                new_images=(row["low_new_images"], row["high_new_images"]),
+                balanced=(balanced.difference, balanced.low, balanced.high) if balanced else (nan, nan, nan),
+                wins=accuracy.wins,
+                wins_interval=(accuracy.wins_low, accuracy.wins_high),
+                classes_better=tuple(better),
+                classes_worse=tuple(worse),
+                smallest_detectable=accuracy.smallest_detectable,
+            )
+        )
+    return found
+
+
+def drift_table(drift: pd.DataFrame) -> pd.DataFrame:
+    """How far each group moved by the end of the last phase: mean over the runs that give a finite number."""
+    cell = ["strategy", "per_class", "lr_scale", "seed"]
+    last = drift[drift["phase"] == drift.groupby(cell)["phase"].transform("max")]
+    finite = last[np.isfinite(last["weight_distance"])]
+    by = ["per_class", "strategy", "lr_scale", "group"]
+    means: pd.DataFrame = finite.groupby(by)["weight_distance"].agg(weight_distance="mean", n="count").reset_index()
+    return means
+
+
+def backbone_drift(drift: pd.DataFrame) -> pd.DataFrame:
+    """How far the backbone of each run moved: the mean over its groups, without the head, after the last phase."""
+    cell = ["strategy", "per_class", "lr_scale", "seed"]
+    last = drift[drift["phase"] == drift.groupby(cell)["phase"].transform("max")]
+    backbone = last[last["group"].isin(BACKBONE_GROUPS)]
+    return backbone.groupby(cell)["weight_distance"].mean().rename("drift").reset_index()
+
+
+What = Literal["best", "diverged", "forgot", "barely moved", "worse", "no clear difference"]
+
+
+@dataclass(frozen=True)
+class Rate:
+    """One rate of a sweep: means over seeds, accuracies in percent; what went wrong against the best rate."""
+
+    lr_scale: float
+    k: int
+    test: float
+    val: float
+    train: float
+    drift: float
+    diverged: int
+    what: What
+    drop: float  # points below the best rate
+    drift_ratio: float  # times the best rate's drift
+    train_drop: float  # points of training accuracy below the best rate
+    still_falling: float  # relative fall of the training loss over the last quarter of the epochs
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """The rates of one swept strategy at one size, highest first."""
+
+    strategy: str
+    per_class: int
+    chosen_on: Literal["validation", "test"]
+    rates: tuple[Rate, ...]
+
+    @property
+    def best(self) -> Rate | None:
+        return next((rate for rate in self.rates if rate.what == "best"), None)
+
+    @property
+    def edge(self) -> bool:
+        """Whether the best rate is the highest or the lowest that was tried."""
+        return self.best is not None and self.best in (self.rates[0], self.rates[-1])
+
+
+def sweeps(table: pd.DataFrame, history: pd.DataFrame, drift: pd.DataFrame) -> list[Sweep]:
+    """What happened at each rate of each sweep, judged by the thresholds at the top of this module."""
+    found = []
+    swept = history[history["role"] == "sweep"]
+    moved = backbone_drift(drift[drift["role"] == "sweep"])
+    for (strategy, per_class), cells in table.groupby(["strategy", "per_class"]):
+        mine = cells.merge(moved, on=["strategy", "per_class", "lr_scale", "seed"], how="left")
+        chosen_on: Literal["validation", "test"] = "validation" if mine["val_accuracy"].notna().all() else "test"
+        decides = "val_accuracy" if chosen_on == "validation" else "test_accuracy"
+        scales = sorted(mine["lr_scale"].unique(), reverse=True)
+        by_scale = {scale: mine[mine["lr_scale"] == scale].set_index("seed").sort_index() for scale in scales}
+        # A rate at which a run diverged is never the best one; of equal rates the smaller one is.
+        steady = [scale for scale in scales if (by_scale[scale]["status"] == "ok").all()]
+        best = max(steady, key=lambda scale: (by_scale[scale][decides].mean(), -scale), default=None)
+        losses = swept[(swept["strategy"] == strategy) & (swept["per_class"] == per_class)]
+        rates = tuple(_rate(scale, by_scale, best, decides, losses) for scale in scales)
+        found.append(Sweep(str(strategy), int(str(per_class)), chosen_on, rates))
+    return found
+
+
+def _rate(
+    scale: float, by_scale: dict[float, pd.DataFrame], best: float | None, decides: str, history: pd.DataFrame
+) -> Rate:
+    mine = by_scale[scale]
+    diverged = int((mine["status"] == "diverged").sum())
+    drift = interval(mine["drift"].to_numpy())[0]
+    train = interval(mine["train_accuracy"].to_numpy() * 100)[0]
+    falling = _still_falling(history[history["lr_scale"] == scale])
+    drop = ratio = train_drop = float("nan")
+    what: What = "diverged" if diverged else "no clear difference"
+    if best is not None and scale == best:
+        what = "best"
+    elif best is not None:
+        top = by_scale[best]
+        seeds = mine.index.intersection(top.index)
+        drops = (top.loc[seeds, decides] - mine.loc[seeds, decides]).to_numpy() * 100
+        drop = float(drops.mean()) if len(drops) else float("nan")
+        top_drift = interval(top["drift"].to_numpy())[0]
+        ratio = drift / top_drift if top_drift > 0 else float("nan")
+        train_drop = interval(top["train_accuracy"].to_numpy() * 100)[0] - train
+        if not diverged and drop >= CLEAR_DROP and (drops > 0).all():
+            if scale > best and ratio >= MOVED_MORE:
+                what = "forgot"
+            elif scale < best and ratio <= MOVED_LESS and (train_drop >= TRAIN_DROP or falling >= STILL_FALLING):
+                what = "barely moved"
+            else:
+                what = "worse"
+    return Rate(
+        lr_scale=scale,
+        k=len(mine),
+        test=interval(mine["test_accuracy"].to_numpy() * 100)[0],
+        val=interval(mine["val_accuracy"].to_numpy() * 100)[0],
+        train=train,
+        drift=drift,
+        diverged=diverged,
+        what=what,
+        drop=drop,
+        drift_ratio=ratio,
+        train_drop=train_drop,
+        still_falling=falling,
+    )
+
+
+def _still_falling(history: pd.DataFrame) -> float:
+    """By how much of itself the mean training loss fell over the last quarter of the epochs."""
+    losses = history[(history["split"] == "train") & (history["metric"] == "loss")].groupby("epoch")["value"].mean()
+    if len(losses) < 2:
+        return float("nan")
+    start = losses.iloc[min(len(losses) - 2, (3 * len(losses)) // 4 - 1)]
+    return float((start - losses.iloc[-1]) / start) if start > 0 else float("nan")
+
+
+def phase_gains(history: pd.DataFrame) -> pd.DataFrame:
+    """Validation accuracy (percent) at the end of each phase of strategies with several, and what each phase added.
+
+    Columns: per_class, strategy, phase, k, mean, low, high, gain, gain_low, gain_high, wins; gains in points,
+    paired by seed. Diverged runs have no end of a phase where they stopped, and count up to there.
+    """
+    rows = []
+    watched = _ends_of_phases(history)
+    for (per_class, strategy), mine in watched.groupby(["per_class", "strategy"]):
+        table = mine.pivot_table(index="seed", columns="phase", values="value", aggfunc="first") * 100
+        if table.shape[1] < 2:
+            continue
+        for phase in range(1, int(table.columns.max()) + 1):
+            mean, low, high, k = interval(table[phase].to_numpy())
+            row = {"per_class": per_class, "strategy": strategy, "phase": phase, "k": k}
+            row |= {"mean": mean, "low": low, "high": high}
+            if phase > 1:
+                both = table[[phase - 1, phase]].dropna()
+                gains = (both[phase] - both[phase - 1]).to_numpy()
+                gain, gain_low, gain_high, _ = interval(gains)
+                row |= {"gain": gain, "gain_low": gain_low, "gain_high": gain_high, "wins": int((gains > 0).sum())}
+            rows.append(row)
+    columns = ["per_class", "strategy", "phase", "k", "mean", "low", "high", "gain", "gain_low", "gain_high", "wins"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _ends_of_phases(history: pd.DataFrame) -> pd.DataFrame:
+    """Validation accuracy in the last epoch of each phase of the final runs."""
+    watched = history[
+        (history["role"] == "final") & (history["split"] == "val") & (history["metric"] == "accuracy")
+    ].dropna(subset="value")
+    cell = ["per_class", "strategy", "seed", "phase"]
+    return watched[watched["epoch"] == watched.groupby(cell)["epoch"].transform("max")]
+
+
+def phase_ends(history: pd.DataFrame) -> pd.DataFrame:
+    """Per seed, validation accuracy (fraction) at the end of each phase of the strategies that have several."""
+    ends = _ends_of_phases(history)
+    several = ends.groupby(["per_class", "strategy"])["phase"].transform("max") > 1
+    return ends.loc[several, ["per_class", "strategy", "seed", "phase", "value"]].reset_index(drop=True)
+
+
+def ablation_effects(ablations: pd.DataFrame, runs: pd.DataFrame, of: dict[str, str]) -> pd.DataFrame:
+    """Each ablation minus the strategy it changes, in points: paired by size, seed and scale of the rates."""
+    parents = pd.concat([runs, ablations])
+    rows = []
+    for (per_class, name, lr_scale), mine in ablations.groupby(["per_class", "strategy", "lr_scale"]):
+        parent = of.get(str(name), "")
+        theirs = parents[
+            (parents["strategy"] == parent) & (parents["per_class"] == per_class) & (parents["lr_scale"] == lr_scale)
+        ].set_index("seed")
+        ours = mine.set_index("seed")
+        seeds = ours.index.intersection(theirs.index).sort_values()
+        row: dict[str, Any] = {"per_class": per_class, "ablation": name, "of": parent, "lr_scale": lr_scale}
+        row |= {"k": len(seeds), "test_accuracy": float(mine["test_accuracy"].mean() * 100)}
+        row["diverged"] = int((mine["status"] == "diverged").sum())
+        found = difference_of(_points(theirs.loc[seeds, "test_accuracy"]), _points(ours.loc[seeds, "test_accuracy"]))
+        if found is not None:
+            row |= {"difference": found.difference, "low": found.low, "high": found.high, "p": found.p}
+        rows.append(row)
+    columns = ["per_class", "ablation", "of", "lr_scale", "k", "test_accuracy", "diverged"]
+    return pd.DataFrame(rows, columns=[*columns, "difference", "low", "high", "p"])
+
+
+def overlap(per_class: int, pool_images: int, test_class_counts: Sequence[int]) -> float:
+    """The share of training images that two draws have in common, expected where pool and test have equal shares."""
+    counts = np.asarray(test_class_counts, dtype=np.float64)
+    pool = pool_images * counts / counts.sum()
+    return float(np.minimum(per_class / pool[pool > 0], 1).mean())
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """Everything computed from the tables that more than one part of the report needs; accuracies in percent."""
+
+    tables: Tables
+    strategies: pd.DataFrame
+    pairs: pd.DataFrame
+    tops: tuple[Top, ...]
+    recall: pd.DataFrame
+    robust: tuple[Robustness, ...]
+    sweeps: tuple[Sweep, ...]
+    gains: pd.DataFrame
+    ablations: pd.DataFrame
+    names: tuple[str, ...]  # of the final strategies, in the order of the report
+
+    @property
+    def sizes(self) -> list[int]:
+        return [int(size) for size in sorted(self.strategies["per_class"].unique())]
+
+    @property
+    def has_reference(self) -> bool:
+        return REFERENCE in self.names and len(self.names) > 1
+
+    @property
+    def uneven(self) -> bool:
+        """Whether the classes of the test images differ by more than a tenth in size."""
+        counts = self.tables.provenance["dataset"]["test_class_counts"]
+        return bool(max(counts) > 1.1 * min(counts))
+
+    @property
+    def baseline(self) -> float:
+        """The accuracy (percent) of always answering the largest class of the test images."""
+        counts = self.tables.provenance["dataset"]["test_class_counts"]
+        return 100 * float(max(counts)) / float(sum(counts))
+
+    def of(self, per_class: int, strategy: str) -> dict[str, Any]:
+        """The row of one strategy at one size."""
+        mine = self.strategies[(self.strategies["per_class"] == per_class) & (self.strategies["strategy"] == strategy)]
+        return dict(mine.iloc[0].items())  # type: ignore[arg-type]
+
+
+def compute(tables: Tables) -> Numbers:
+    """All numbers of the report but the claims. Raises TablesError where no final cell has a run."""
+    if tables.runs.empty:
+        raise TablesError(f"study {tables.study} has no final run yet, and a report needs one: run `dvc repro`")
+    strategies = strategies_table(tables.runs)
+    pairs = comparisons(tables.study, tables.runs, tables.predictions)
+    sizes = sorted(strategies["per_class"].unique())
+    recall = recalls(tables.runs, tables.predictions)
+    robust = [row for size in sizes for row in robustness(tables.runs, pairs, recall, int(size), REFERENCE)]
+    written = tables.provenance["parameters"]["strategies"]
+    of = {name: str(block["of"]) for name, block in written.items() if "of" in block}
+    return Numbers(
+        tables=tables,
+        strategies=strategies,
+        pairs=pairs,
+        tops=tuple(top_of(strategies, pairs, int(size)) for size in sizes),
+        recall=recall,
+        robust=tuple(robust),
+        sweeps=tuple(sweeps(tables.sweep, tables.history, tables.drift)),
+        gains=phase_gains(tables.history),
+        ablations=ablation_effects(tables.ablations, tables.runs, of),
+        names=tuple(strategy_order(strategies["strategy"].unique().tolist())),
+    )

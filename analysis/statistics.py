@@ -1,0 +1,328 @@
+"""Paired differences over seeds: intervals, tests, corrections and power, as arrays in and numbers out."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cache
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from scipy import special, stats
+from scipy.optimize import brentq
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.weightstats import ttost_paired
+
+Floats = npt.NDArray[np.float64]
+
+ALPHA = 0.05
+POWER = 0.8
+CONFIDENCE = 0.95
+MOST_SEEDS = 10_000  # a study that would need more is not worth planning
+FEW_SEEDS = 5  # below, the spread over images is not estimated well enough to add degrees of freedom
+# Differences of numbers this close, relative to the numbers themselves, are rounding and not spread.
+ROUNDING = 1e-10
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean with its t interval, in the unit of the values."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+
+
+@dataclass(frozen=True)
+class Paired:
+    """B minus A over the same seeds, in the unit of the inputs."""
+
+    k: int  # seeds
+    difference: float  # mean of B minus A
+    low: float  # 95% t interval of the mean difference
+    high: float
+    p: float  # two-sided, of a mean difference equal to the margin
+    sd: float  # of the differences
+    d_z: float  # Hedges' g of paired data: mean / SD, corrected for few seeds; NaN for 2 seeds
+    wins: int  # seeds in which B is above A; a tie is a win for neither
+    ties: int
+    wins_low: float  # exact 95% interval of the share of wins
+    wins_high: float
+    smallest_detectable: float  # distance from the margin that these seeds find 80% of the time
+    seeds_needed: int | None  # that find the distance seen from the margin 80% of the time; None: above 10,000
+
+
+@dataclass(frozen=True)
+class Equivalence:
+    """Whether differences were shown to lie within a margin."""
+
+    p: float  # the larger of two one-sided tests
+    verdict: Literal["equivalent", "open"]
+
+
+def mean_interval(values: npt.ArrayLike, confidence: float = CONFIDENCE) -> Interval:
+    """The t interval of a mean (scipy.stats.ttest_1samp).
+
+    values: [n]. The bounds are NaN where there is nothing to estimate a spread from: fewer than two values, or
+    identical ones (an interval without width would claim certainty). Raises ValueError for NaN or infinite values.
+    """
+    x = _vector(values, "values")
+    n = len(x)
+    mean = float(x.mean()) if n else math.nan
+    if n < 2 or _identical(x, x):
+        return Interval(mean, math.nan, math.nan, n)
+    low, high = stats.ttest_1samp(x, 0.0).confidence_interval(confidence)
+    return Interval(mean, float(low), float(high), n)
+
+
+def paired_difference(a: npt.ArrayLike, b: npt.ArrayLike, margin: float = 0.0) -> Paired:
+    """B minus A, seed by seed: mean, interval, test against `margin`, effect size, wins and what could be found.
+
+    a, b: [K], the same seeds in the same order, in any one unit; the results are in that unit. The interval and d_z
+    are of the difference itself, p and the last two numbers of its distance from `margin` (scipy.stats.ttest_1samp).
+    Raises ValueError for NaN, unequal lengths, fewer than 2 seeds, or differences that are all identical: their p
+    would come out as 0.
+    """
+    first, second = _pairs(a, b)
+    d = second - first
+    if _identical(d, first, second):
+        raise ValueError(
+            f"all {len(d)} differences are {d[0]:.6g}: without spread there is no test (its p would come out as 0); "
+            "check that the runs are different runs"
+        )
+    k = len(d)
+    mean, sd = float(d.mean()), float(d.std(ddof=1))
+    tested = stats.ttest_1samp(d, margin)
+    low, high = tested.confidence_interval(CONFIDENCE)
+    tied = np.abs(d) <= ROUNDING * np.maximum(np.abs(first), np.abs(second))
+    wins = int((~tied & (d > 0)).sum())
+    wins_low, wins_high = _share_of_wins(wins, k)
+    return Paired(
+        k=k,
+        difference=mean,
+        low=float(low),
+        high=float(high),
+        p=float(tested.pvalue),
+        sd=sd,
+        d_z=mean / sd * _small_sample_correction(k - 1) if k > 2 else math.nan,
+        wins=wins,
+        ties=int(tied.sum()),
+        wins_low=wins_low,
+        wins_high=wins_high,
+        smallest_detectable=smallest_detectable(k, sd),
+        seeds_needed=seeds_needed(mean - margin, sd),
+    )
+
+
+def difference_of_differences(
+    a: npt.ArrayLike, b: npt.ArrayLike, other_a: npt.ArrayLike, other_b: npt.ArrayLike, margin: float = 0.0
+) -> Paired:
+    """How much larger B minus A is here than elsewhere (another size, another setting), seed by seed.
+
+    All [K], the same seeds in the same order. Raises ValueError like `paired_difference`.
+    """
+    first, second = _pairs(a, b)
+    other_first, other_second = _pairs(other_a, other_b)
+    return paired_difference(other_second - other_first, second - first, margin)
+
+
+def crossed_interval(
+    correct_a: npt.ArrayLike, correct_b: npt.ArrayLike, confidence: float = CONFIDENCE
+) -> tuple[float, float]:
+    """The interval of B's accuracy minus A's for other draws of training images and other test images of the kind.
+
+    correct_a, correct_b: bool [K, N], whether run k is right about test image n; rows are the same seeds. Returns
+    (low, high) as fractions. The variance of the mean difference has a part from seeds and a part from images:
+    v = s_d^2 / K + max(mean off-diagonal of cov(D), 0) / N, D the K x N matrix of differences in correctness, with
+    Satterthwaite's degrees of freedom, K - 1 below 5 seeds. Memory is a few bytes per run and image.
+    Raises ValueError for other shapes, fewer than 2 seeds or 2 images, or differences that are all identical.
+    """
+    first, second = _correctness(correct_a, "correct_a"), _correctness(correct_b, "correct_b")
+    if first.shape != second.shape:
+        raise ValueError(
+            f"correct_a is {first.shape} and correct_b is {second.shape}; they hold the same runs and images"
+        )
+    k, n = first.shape
+    if k < 2 or n < 2:
+        raise ValueError(f"{k} seeds and {n} images; an interval needs at least 2 of each")
+    matrix = second.astype(np.int8) - first.astype(np.int8)
+    d = matrix.sum(axis=1, dtype=np.int64) / n
+    if np.ptp(d) == 0:
+        raise ValueError(f"all {k} differences are {d[0]:.6g}: without spread there is no interval")
+    # The sum over all of cov(D) is the variance of the column sums; that saves the K x K products.
+    # D holds -1, 0 and 1, so its squares are its absolute values.
+    squares = np.abs(matrix).sum(axis=1, dtype=np.int64)
+    own = float(((squares - n * d**2) / (n - 1)).sum())
+    shared = (float(matrix.sum(axis=0, dtype=np.int64).var(ddof=1)) - own) / (k * (k - 1))
+    from_seeds = float(d.var(ddof=1)) / k
+    from_images = max(shared, 0.0) / n
+    v = from_seeds + from_images
+    df = v**2 / (from_seeds**2 / (k - 1) + from_images**2 / (n - 1)) if k >= FEW_SEEDS else k - 1
+    half = float(stats.t.isf((1 - confidence) / 2, df)) * math.sqrt(v)
+    mean = float(d.mean())
+    return mean - half, mean + half
+
+
+def equivalence(d: npt.ArrayLike, margin: float) -> Equivalence:
+    """Whether the mean of `d` was shown to lie within -margin and margin: two one-sided tests at .05.
+
+    d: [K] differences, in the unit of `margin` (statsmodels ttost_paired). `open` is no proof of a difference.
+    Raises ValueError for NaN, fewer than 2 seeds, identical differences, or a margin that is not above 0.
+    """
+    x = _vector(d, "d")
+    if len(x) < 2:
+        raise ValueError(f"{_seeds(len(x))}; equivalence needs at least 2")
+    if not (math.isfinite(margin) and margin > 0):
+        raise ValueError(f"margin is {margin}; equivalence needs one above 0")
+    if _identical(x, x):
+        raise ValueError(f"all {len(x)} differences are {x[0]:.6g}: without spread there is no test")
+    p = float(ttost_paired(x, np.zeros_like(x), -margin, margin)[0])
+    return Equivalence(p, "equivalent" if p < ALPHA else "open")
+
+
+def holm(p_values: npt.ArrayLike) -> Floats:
+    """Holm's adjusted p-values over one family (statsmodels multipletests), in the order given; [] for [].
+
+    Raises ValueError for NaN, which would pass through, and for anything outside 0 to 1.
+    """
+    p = np.asarray(p_values, dtype=np.float64)
+    if p.ndim != 1:
+        raise ValueError(f"p_values has the shape {p.shape}; a family is one row of p-values")
+    if np.isnan(p).any():
+        raise ValueError(
+            f"p-value {int(np.isnan(p).argmax()) + 1} of {len(p)} is NaN: leave out of a family what was not tested"
+        )
+    if ((p < 0) | (p > 1)).any():
+        raise ValueError("a p-value lies outside 0 to 1")
+    if not len(p):
+        return p
+    return np.asarray(multipletests(p, method="holm")[1], dtype=np.float64)
+
+
+def power(k: int, effect_over_sd: float, alpha: float = ALPHA) -> float:
+    """How often a two-sided paired t test over `k` seeds finds a true effect, given in SDs of the differences.
+
+    From scipy.stats.nct (statsmodels' solve_power is wrong at tiny alpha); good to 1e-6 down to alpha = 1e-4.
+    Raises ValueError for fewer than 2 seeds.
+    """
+    _check_k(k)
+    df = k - 1
+    critical = _critical(df, alpha)
+    shift = abs(effect_over_sd) * math.sqrt(k)
+    found = float(stats.nct.sf(critical, df, shift))
+    # The tail on the wrong side: nct.sf with the shift turned round, since nct.cdf is NaN far out. It is below
+    # the normal's tail at -shift, which is no number any more beyond 38.
+    wrong_side = float(stats.nct.sf(critical, df, -shift)) if shift < 38 else 0.0
+    return min(found + wrong_side, 1.0)
+
+
+def smallest_detectable(k: int, sd: float, alpha: float = ALPHA, power: float = POWER) -> float:
+    """The true effect that `k` seeds find with this power, in the unit of `sd`, the SD of the differences.
+
+    Raises ValueError for fewer than 2 seeds or an SD that is not above 0.
+    """
+    _check_k(k)
+    _check_sd(sd)
+    return sd * _detectable(k, alpha, power)
+
+
+def seeds_needed(effect: float, sd: float, alpha: float = ALPHA, power: float = POWER) -> int | None:
+    """The fewest seeds that find a true effect with this power; None above 10,000.
+
+    effect and sd (of the differences) in one unit. Raises ValueError for an SD that is not above 0 or a NaN effect.
+    """
+    _check_sd(sd)
+    if math.isnan(effect):
+        raise ValueError("the effect is NaN; the seeds it needs cannot be told")
+    ratio = abs(effect) / sd
+    # With a known SD, fewer seeds would do: a place to start from, never too high.
+    known = float(stats.norm.isf(alpha / 2) + stats.norm.isf(1 - power))
+    if known > ratio * math.sqrt(MOST_SEEDS):
+        return None
+    low = max(int((known / ratio) ** 2) - 1, 1)
+    step = 1
+    while _power(high := low + step, ratio, alpha) < power:
+        low, step = high, 2 * step
+        if low >= MOST_SEEDS:
+            return None
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if _power(middle, ratio, alpha) >= power else (middle, high)
+    return high if high <= MOST_SEEDS else None
+
+
+_power = power  # smallest_detectable and seeds_needed take a power by that name
+
+
+@cache
+def _critical(df: int, alpha: float) -> float:
+    return float(stats.t.isf(alpha / 2, df))
+
+
+@cache
+def _share_of_wins(wins: int, k: int) -> tuple[float, float]:
+    """The exact (Clopper-Pearson) interval of a share of wins."""
+    low, high = stats.binomtest(wins, k).proportion_ci(CONFIDENCE, method="exact")
+    return float(low), float(high)
+
+
+@cache
+def _detectable(k: int, alpha: float, power: float) -> float:
+    """The effect in SDs of the differences that `k` seeds find with this power."""
+    high = 1.0
+    while _power(k, high, alpha) < power:
+        high *= 2
+    return float(brentq(lambda effect: _power(k, effect, alpha) - power, 0.0, high, xtol=1e-10))
+
+
+def _small_sample_correction(df: int) -> float:
+    """Hedges' J: what makes mean / SD unbiased. Hedges (1981), exact form; 0 at df = 1."""
+    return math.exp(special.gammaln(df / 2) - special.gammaln((df - 1) / 2)) / math.sqrt(df / 2)
+
+
+def _vector(values: npt.ArrayLike, name: str) -> Floats:
+    x = np.asarray(values, dtype=np.float64)
+    if x.ndim != 1:
+        raise ValueError(f"{name} has the shape {x.shape}; give one number a seed")
+    bad = np.flatnonzero(~np.isfinite(x))
+    if len(bad):
+        raise ValueError(f"number {bad[0] + 1} of {name} is {x[bad[0]]}; every seed needs a number")
+    return x
+
+
+def _pairs(a: npt.ArrayLike, b: npt.ArrayLike) -> tuple[Floats, Floats]:
+    first, second = _vector(a, "a"), _vector(b, "b")
+    if len(first) != len(second):
+        raise ValueError(f"a has {_seeds(len(first))} and b has {len(second)}; pairs need the same seeds in both")
+    if len(first) < 2:
+        raise ValueError(f"{_seeds(len(first))}; a paired comparison needs at least 2")
+    return first, second
+
+
+def _correctness(values: npt.ArrayLike, name: str) -> npt.NDArray[np.bool_]:
+    x = np.asarray(values)
+    if x.ndim != 2 or x.dtype != np.bool_:
+        raise ValueError(f"{name} is {x.dtype} of the shape {x.shape}; give bool, one row a run, one column an image")
+    return x
+
+
+def _identical(d: Floats, *sources: Floats) -> bool:
+    """Whether all of `d` are equal but for rounding in the numbers they come from."""
+    scale = max(float(np.abs(source).max()) for source in sources)
+    return float(np.ptp(d)) <= ROUNDING * scale
+
+
+def _seeds(count: int) -> str:
+    return f"{count} seed" if count == 1 else f"{count} seeds"
+
+
+def _check_k(k: int) -> None:
+    if k < 2:
+        raise ValueError(f"{_seeds(k)}; a paired test needs at least 2")
+
+
+def _check_sd(sd: float) -> None:
+    if not (math.isfinite(sd) and sd > 0):
+        raise ValueError(f"the SD of the differences is {sd}; it must be above 0")

@@ -1,0 +1,438 @@
+"""The report: every number recomputed, every case in words that follow from the data, the same bytes every time."""
+
+from __future__ import annotations
+
+import json
+import re
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from analysis import findings, report, wording
+from analysis.findings import COMPARISON_COLUMNS, Numbers, compute, overlap
+from analysis.tables import load
+from tests.analysis.conftest import Plan, write_tables
+
+SWEEP = {"fine_tune_one_rate": (100.0, 10.0, 1.0, 0.1)}
+TWO = {"feature_extraction": 0.75, "fine_tune": 0.80}
+
+
+def numbers_of(folder: Path, plan: Plan) -> Numbers:
+    return compute(load(write_tables(folder, plan)))
+
+
+def answer_of(folder: Path, plan: Plan) -> wording.Answer:
+    numbers = numbers_of(folder, plan)
+    return wording.answer(numbers, numbers.tops[0])
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The rendered report of a study like the embedded default, with everything that it can hold."""
+    plan = Plan(sweep=SWEEP, ablations={"fine_tune_imagenet_normalisation": ("fine_tune", -3.0)})
+    folder = write_tables(tmp_path_factory.mktemp("reports") / "quick", plan)
+    report.write(folder)
+    return folder
+
+
+def table_under(text: str, first_cells: str) -> list[list[str]]:
+    """The body of the first Markdown table whose header begins so."""
+    lines = text.splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith(f"| {first_cells}"))
+    rows = []
+    for line in lines[start + 2 :]:
+        if not line.startswith("|"):
+            break
+        rows.append([cell.strip() for cell in line.strip("|").split(" | ")])
+    return rows
+
+
+def leading(cell: str) -> float:
+    """The number that a cell begins with."""
+    found = re.match(r"[+−-]?[\d.]+", cell)
+    assert found, cell
+    return float(found.group().replace("−", "-"))
+
+
+def inside(cell: str) -> tuple[float, float]:
+    """The interval in a cell."""
+    found = re.search(r"\[([+−]?[\d.]+), ([+−]?[\d.]+)\]", cell)
+    assert found, cell
+    low, high = (float(number.replace("−", "-")) for number in found.groups())
+    return low, high
+
+
+def t_interval(values: np.ndarray) -> tuple[float, float]:  # type: ignore[type-arg]
+    half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
+    return values.mean() - half, values.mean() + half
+
+
+def test_every_number_of_the_table_of_strategies_is_what_scipy_finds(quick: Path) -> None:
+    runs = pd.read_csv(quick / "runs.csv")
+    rows = table_under((quick / "report.md").read_text(), "Strategy | Balanced accuracy")
+    assert [row[0].strip("`") for row in rows] == list(Plan().strategies)
+    for name, balanced, test, train, gap, seconds, parameters, diverged in rows:
+        mine = runs[runs["strategy"] == name.strip("`")]
+        for cell, column in ((balanced, "balanced_accuracy"), (test, "test_accuracy")):
+            values = mine[column].to_numpy() * 100
+            assert leading(cell) == pytest.approx(values.mean(), abs=0.0501)
+            assert inside(cell) == pytest.approx(t_interval(values), abs=0.0501)
+        assert leading(train) == pytest.approx(100 * mine["train_accuracy"].mean(), abs=0.0501)
+        expected = 100 * (mine["train_accuracy"] - mine["test_accuracy"]).mean()
+        assert leading(gap) == pytest.approx(expected, abs=0.0501)
+        assert leading(seconds) == pytest.approx(mine["seconds"].mean(), rel=0.06)
+        shares = mine["trainable_parameters"] / mine["total_parameters"]
+        shown = re.search(r"\(([\d.]+)%\)", parameters)
+        assert shown
+        assert float(shown.group(1)) == pytest.approx(100 * shares.max(), rel=0.06)
+        assert diverged == "0 of 5"
+
+
+def test_every_number_of_the_comparisons_is_what_scipy_finds(quick: Path) -> None:
+    runs = pd.read_csv(quick / "runs.csv")
+    found = pd.read_csv(quick / "comparisons.csv")
+    assert list(found.columns) == COMPARISON_COLUMNS
+    names = list(Plan().strategies)
+    assert list(zip(found["a"], found["b"], strict=True)) == list(combinations(names, 2))
+    table = runs.pivot_table(index="seed", columns="strategy", values="test_accuracy") * 100
+    for row in found.to_dict("records"):
+        d = (table[row["b"]] - table[row["a"]]).to_numpy()
+        test = stats.ttest_1samp(d, 0)
+        low, high = test.confidence_interval(0.95)
+        assert row["k"] == 5
+        assert [row["difference"], row["low"], row["high"]] == pytest.approx([d.mean(), low, high], rel=1e-4, abs=1e-5)
+        assert row["p"] == pytest.approx(test.pvalue, rel=1e-4)
+        assert row["wins"] == (d > 0).sum()
+        assert row["low_new_images"] <= row["low"] + 1.0
+        assert row["low_new_images"] < row["difference"] < row["high_new_images"]
+        assert abs(row["d_z"]) <= abs(d.mean() / d.std(ddof=1)) + 1e-4  # Hedges' correction shrinks
+        assert row["smallest_detectable"] == pytest.approx(1.7 * d.std(ddof=1), rel=0.1)  # PROTOCOL.md, K = 5
+    # Holm by its definition: the i-th smallest of m times (m - i), never falling, at most 1.
+    order = found.sort_values("p", ignore_index=True)
+    by_hand = np.minimum(np.maximum.accumulate(order["p"] * (len(order) - np.arange(len(order)))), 1)
+    assert order["p_holm"].to_numpy() == pytest.approx(by_hand.to_numpy(), rel=1e-4)
+
+
+def test_the_table_of_pairs_and_the_forest_data_repeat_the_comparisons(quick: Path) -> None:
+    found = pd.read_csv(quick / "comparisons.csv").set_index(["a", "b"])
+    for b, a, k, difference, _, p, wins, smallest in table_under((quick / "report.md").read_text(), "B | A | Seeds"):
+        row = found.loc[(a.strip("`"), b.strip("`"))]
+        assert int(k) == row["k"]
+        assert leading(difference) == pytest.approx(row["difference"], abs=0.0501)
+        assert inside(difference) == pytest.approx((row["low"], row["high"]), abs=0.0501)
+        assert p == "<0.001" if row["p_holm"] < 0.001 else float(p) == pytest.approx(row["p_holm"], abs=0.00501)
+        assert wins == f"{row['wins']} of 5"
+        assert leading(smallest) == pytest.approx(row["smallest_detectable"], abs=0.0501)
+    forest = pd.read_csv(quick / "figures" / "forest.csv").drop_duplicates("strategy").set_index("strategy")
+    assert forest.loc["fine_tune", "difference"] == pytest.approx(
+        found.loc[("feature_extraction", "fine_tune"), "difference"], rel=1e-4
+    )
+    assert forest.loc["scratch", "difference"] == pytest.approx(
+        -found.loc[("scratch", "feature_extraction"), "difference"], rel=1e-4
+    )
+
+
+def test_the_ledger_shows_what_the_claims_file_holds_and_the_effects_are_what_scipy_finds(quick: Path) -> None:
+    ledger = json.loads((quick / "claims.json").read_text())
+    fields = {"id", "rule", "source", "condition", "effect", "low", "high", "p_holm", "margin", "verdict", "reason"}
+    assert all(set(entry) == fields | {"needs"} for entry in ledger)
+    text = (quick / "report.md").read_text()
+    shown = {row[0].strip("`"): row for row in table_under(text, "Claim | Rule")}
+    runs = pd.read_csv(quick / "runs.csv").pivot_table(index="seed", columns="strategy", values="balanced_accuracy")
+    d = 100 * (runs["fine_tune"] - runs["scratch"]).to_numpy()
+    entry = next(entry for entry in ledger if entry["id"] == "quick-transfer-beats-scratch")
+    assert (entry["effect"], entry["low"], entry["high"]) == pytest.approx((d.mean(), *t_interval(d)))
+    assert leading(shown[entry["id"]][3]) == pytest.approx(d.mean(), abs=0.0501)
+    assert inside(shown[entry["id"]][3]) == pytest.approx(t_interval(d), abs=0.0501)
+    assert shown[entry["id"]][2] == f"**{entry['verdict']}**"
+    for entry in ledger:
+        assert (entry["id"] in shown) == (entry["verdict"] != "not tested")
+        assert f"`{entry['id']}`" in text
+
+
+def test_metrics_hold_the_means_as_fractions(quick: Path) -> None:
+    metrics = json.loads((quick / "metrics.json").read_text())
+    runs = pd.read_csv(quick / "runs.csv")
+    mine = runs[runs["strategy"] == "lp_ft"]
+    assert metrics["100_a_class"]["lp_ft"]["test_accuracy"] == pytest.approx(mine["test_accuracy"].mean(), abs=1e-6)
+    assert metrics["100_a_class"]["lp_ft"]["diverged_share"] == 0
+
+
+def test_the_report_has_its_headings_and_every_link_leads_somewhere(quick: Path) -> None:
+    text = (quick / "report.md").read_text()
+    headings = re.findall(r"^## (.*)$", text, flags=re.MULTILINE)
+    for heading in ("Forest plot", "Claims", "Limits", "How to cite", "Provenance"):
+        assert headings.count(heading) == 1
+    links = re.findall(r"\]\(([^)]+)\)", text)
+    assert links
+    for link in links:
+        assert (quick / link).is_file(), link
+
+
+def test_every_figure_has_its_caption_its_svg_and_its_data(quick: Path) -> None:
+    text = (quick / "report.md").read_text()
+    shown = re.findall(r"^!\[[^\]]+\]\(figures/(\w+)\.png\)\n\n\*\*Figure (\d+)\.\*\* (.+)$", text, flags=re.MULTILINE)
+    assert [int(number) for _, number, _ in shown] == list(range(1, len(shown) + 1))
+    names = [name for name, _, _ in shown]
+    for ending in ("png", "svg", "csv"):
+        assert sorted(path.stem for path in (quick / "figures").glob(f"*.{ending}")) == sorted(names)
+    needed = {"accuracy", "forest", "pairs", "curves_accuracy", "curves_loss", "cost", "phases", "drift", "ablations"}
+    assert needed | {"sweep_curves", "sweep_rates", "recall", "claims"} <= set(names)
+    for name, _, caption in shown:
+        assert "seed" in caption, name
+        assert re.search(r"unit|percent|nats|points|seconds", caption, flags=re.IGNORECASE), name
+        assert len(pd.read_csv(quick / "figures" / f"{name}.csv")) > 0
+
+
+def test_the_answer_names_the_reference_the_interval_the_cost_and_that_five_seeds_explore(quick: Path) -> None:
+    text = (quick / "report.md").read_text()
+    first = text.split("## Strategies")[0]
+    assert "100 images a class (200 in all)" in first
+    assert re.search(r"`fine_tune` \+\d\.\d points \[\+\d\.\d, \+\d+\.\d\]", first)
+    assert "exploratory" in first
+    assert "a run" in first
+    assert "Not told apart does not mean equal" in first
+    assert "`scratch`" not in first.split("Against")[0]
+
+
+def test_rendering_twice_gives_the_same_bytes_and_leaves_no_old_figures(tmp_path: Path) -> None:
+    plan = Plan(strategies=TWO, epochs=4, seeds=(0, 1, 2))
+    folders = [write_tables(tmp_path / name / "quick", plan) for name in ("one", "two")]
+    (folders[1] / "figures").mkdir()
+    (folders[1] / "figures" / "gone.png").write_bytes(b"old")
+    for folder in folders:
+        report.write(folder)
+    first, second = (
+        {path.relative_to(folder): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+        for folder in folders
+    )
+    assert first.keys() == second.keys()
+    differing = [str(name) for name in first if first[name] != second[name] and name.suffix != ".npz"]
+    assert differing == []
+    for name, content in first.items():
+        if name.suffix in {".svg", ".png"}:
+            assert not re.search(rb"<dc:date>|Matplotlib v|matplotlib.org", content), name
+
+
+def test_a_planted_effect_is_found_and_a_null_is_not(tmp_path: Path) -> None:
+    planted = numbers_of(tmp_path / "a", Plan(seeds=range(10)))
+    top = planted.tops[0]
+    assert "scratch" in top.beaten
+    assert "feature_extraction" in top.beaten
+    assert "fine_tune" in top.members
+    null = numbers_of(tmp_path / "b", Plan(strategies=dict.fromkeys(Plan().strategies, 0.78), seeds=range(10)))
+    assert null.tops[0].beaten == ()
+    words = wording.answer(null, null.tops[0])
+    assert "no comparison is clear after correction" in words.headline
+    assert "exploratory" not in words.caution
+
+
+def test_one_strategy_alone_is_described_and_not_compared(tmp_path: Path) -> None:
+    folder = write_tables(tmp_path / "quick", Plan(strategies={"fine_tune": 0.8}, epochs=4))
+    report.write(folder)
+    text = (folder / "report.md").read_text()
+    assert "only `fine_tune` was run" in text
+    assert "## Forest plot" not in text
+    assert len(pd.read_csv(folder / "comparisons.csv")) == 0
+
+
+def test_below_five_seeds_nothing_is_decided(tmp_path: Path) -> None:
+    found = answer_of(tmp_path / "quick", Plan(seeds=(0, 1, 2)))
+    assert "nothing is decided: 3 seeds cannot carry a comparison" in found.headline
+    assert "`feature_extraction` is itself" not in found.reference
+
+
+def test_a_single_seed_and_no_validation_images_leave_a_report_without_intervals(tmp_path: Path) -> None:
+    folder = write_tables(tmp_path / "quick", Plan(strategies=TWO, seeds=(0,), epochs=4, validation=False, sweep=SWEEP))
+    report.write(folder)
+    text = (folder / "report.md").read_text()
+    assert "nothing is decided: 1 seed cannot carry a comparison" in text
+    assert "No validation images were left" in text
+    assert "Did each phase earn its place" not in text
+    assert not re.search(r"\bnan\b|\bNone\b|\binf\b", text)
+
+
+def test_a_strategy_that_diverged_is_not_rewarded_for_its_large_spread(tmp_path: Path) -> None:
+    numbers = numbers_of(tmp_path / "quick", Plan(diverged=[("fine_tune", 1)]))
+    top = numbers.tops[0]
+    assert "fine_tune" in top.unstable
+    assert "fine_tune" not in top.members
+    words = wording.answer(numbers, top)
+    assert "`fine_tune`" not in words.headline
+    assert "because it diverged: `fine_tune` (1 of 5 runs)" in words.caution
+
+
+def test_two_strategies_that_always_diverged_have_no_test_and_the_report_says_so(tmp_path: Path) -> None:
+    gone = [(name, seed) for name in ("scratch", "fine_tune") for seed in range(5)]
+    folder = write_tables(tmp_path / "quick", Plan(diverged=gone, epochs=4))
+    report.write(folder)
+    pair = pd.read_csv(folder / "comparisons.csv").set_index(["a", "b"]).loc[("scratch", "fine_tune")]
+    assert pair["k"] == 5
+    assert pair.drop(["study", "per_class", "k"]).isna().all()
+    text = (folder / "report.md").read_text()
+    assert "**Pairs without a test**" in text
+    assert "`scratch` and `fine_tune`" in text
+    assert "5 of 5" in text
+    assert not re.search(r"\bnan\b|\bNone\b|\binf\b", text)
+
+
+def test_when_everything_diverged_nothing_is_recommended(tmp_path: Path) -> None:
+    found = answer_of(tmp_path / "quick", Plan(strategies=TWO, diverged=[(name, s) for name in TWO for s in range(5)]))
+    assert "no strategy can be recommended" in found.headline
+    report.write(tmp_path / "quick")
+
+
+def test_missing_runs_are_named_with_the_command_and_do_not_undo_the_others(tmp_path: Path) -> None:
+    plan = Plan(missing=[("lp_ft", 3), ("lp_ft", 4)])
+    numbers = numbers_of(tmp_path / "quick", plan)
+    top = numbers.tops[0]
+    assert top.state == "decided"
+    assert top.thin == ("lp_ft",)
+    words = wording.answer(numbers, top)
+    assert "Too few runs to judge: `lp_ft` (3 runs)" in words.caution
+    assert "Some declared runs are missing" in words.caution
+    missing = [line for line in wording.limits(numbers) if "missing" in line]
+    assert missing == [
+        "**2 declared runs are missing.** `dvc repro` completes the study: "
+        "`lp_ft` (final, 100 a class, rates ×1, seeds 3, 4)."
+    ]
+
+
+def test_a_study_without_the_reference_has_no_forest_plot(tmp_path: Path) -> None:
+    plan = Plan(strategies={"fine_tune": 0.8, "scratch": 0.66}, epochs=4)
+    folder = write_tables(tmp_path / "quick", plan)
+    report.write(folder)
+    text = (folder / "report.md").read_text()
+    assert "`feature_extraction` was not run" in text
+    assert "## Forest plot" not in text
+
+
+def test_several_sizes_get_an_answer_each_and_a_size_sweep(tmp_path: Path) -> None:
+    plan = Plan(strategies=TWO, per_class=(10, 100), epochs=4)
+    folder = write_tables(tmp_path / "quick", plan)
+    report.write(folder)
+    text = (folder / "report.md").read_text()
+    assert "With 10 images a class (20 in all)" in text
+    assert "With 100 images a class (200 in all)" in text
+    assert {"sizes", "drift_10", "drift_100"} <= {path.stem for path in (folder / "figures").glob("*.png")}
+    assert set(json.loads((folder / "metrics.json").read_text())) == {"10_a_class", "100_a_class"}
+
+
+def test_what_went_wrong_at_each_rate_follows_from_drift_accuracy_and_loss(tmp_path: Path) -> None:
+    numbers = numbers_of(tmp_path / "a", Plan(strategies=TWO, sweep=SWEEP))
+    sweep = numbers.sweeps[0]
+    assert [rate.what for rate in sweep.rates] == ["forgot", "forgot", "best", "barely moved"]
+    words = wording.sweep_words(numbers, sweep)
+    assert words[0].startswith("**1e-2: forgot the pretrained features.**")
+    assert words[2].startswith("**1e-4: the best**")
+    assert words[3].startswith("**1e-5: barely moved.**")
+    assert "lower in both seeds" in words[0]
+
+
+def test_a_diverged_rate_is_called_so_and_never_the_best(tmp_path: Path) -> None:
+    numbers = numbers_of(tmp_path / "a", Plan(strategies=TWO, sweep=SWEEP, sweep_diverged=(100.0, 1.0)))
+    assert [rate.what for rate in numbers.sweeps[0].rates] == ["diverged", "best", "diverged", "barely moved"]
+    every = numbers_of(tmp_path / "b", Plan(strategies=TWO, sweep=SWEEP, sweep_diverged=(100.0, 10.0, 1.0, 0.1)))
+    assert every.sweeps[0].best is None
+    assert all("diverged" in line for line in wording.sweep_words(every, every.sweeps[0]))
+
+
+def test_equal_rates_show_no_clear_difference_and_the_edge_is_said(tmp_path: Path) -> None:
+    numbers = numbers_of(tmp_path / "a", Plan(strategies=TWO, sweep={"fine_tune_one_rate": (3.0, 1.0)}, run_sd=0.1))
+    sweep = numbers.sweeps[0]
+    assert sorted(rate.what for rate in sweep.rates) == ["best", "no clear difference"]
+    assert sweep.edge
+    assert "a better one may lie outside" in " ".join(wording.sweep_words(numbers, sweep))
+
+
+def test_gains_of_phases_are_paired_by_seed(tmp_path: Path) -> None:
+    folder = write_tables(tmp_path / "quick", Plan())
+    numbers = compute(load(folder))
+    history = pd.read_csv(folder / "history.csv").query("split == 'val' and metric == 'accuracy'")
+    mine = history[history["strategy"] == "gradual_unfreezing"].pivot_table(
+        index="seed", columns="epoch", values="value"
+    )
+    gains = 100 * (mine[10] - mine[5]).to_numpy()
+    row = numbers.gains.query("strategy == 'gradual_unfreezing' and phase == 3").iloc[0]
+    assert row["gain"] == pytest.approx(gains.mean())
+    assert (row["gain_low"], row["gain_high"]) == pytest.approx(t_interval(gains))
+    assert set(numbers.gains["strategy"]) == {"gradual_unfreezing", "lp_ft"}
+
+
+def test_ablations_are_paired_with_the_strategy_that_they_change(tmp_path: Path) -> None:
+    plan = Plan(strategies=TWO, ablations={"fine_tune_batch_norm_frozen": ("fine_tune", -6.0)})
+    folder = write_tables(tmp_path / "quick", plan)
+    row = compute(load(folder)).ablations.iloc[0]
+    ours = pd.read_csv(folder / "ablations.csv").sort_values("seed")["test_accuracy"].to_numpy()
+    runs = pd.read_csv(folder / "runs.csv")
+    theirs = runs[runs["strategy"] == "fine_tune"].sort_values("seed")["test_accuracy"].to_numpy()
+    assert row["difference"] == pytest.approx(100 * (ours - theirs).mean())
+    assert (row["low"], row["high"]) == pytest.approx(t_interval(100 * (ours - theirs)))
+
+
+def test_per_class_recalls_are_the_shares_of_each_class(tmp_path: Path) -> None:
+    folder = write_tables(tmp_path / "quick", Plan(strategies=TWO))
+    numbers = compute(load(folder))
+    table = numbers.recall.pivot_table(index=["strategy", "seed"], columns="class", values="recall")
+    balanced = table.mean(axis=1)
+    for run in pd.read_csv(folder / "runs.csv").to_dict("records"):
+        assert balanced[(run["strategy"], run["seed"])] == pytest.approx(run["balanced_accuracy"])
+
+
+def test_two_draws_share_more_of_a_rare_class() -> None:
+    assert overlap(100, 2000, [50, 50]) == pytest.approx(0.1)
+    assert overlap(100, 2000, [90, 10]) == pytest.approx((100 / 1800 + 100 / 200) / 2)
+    assert overlap(1000, 2000, [50, 50]) == 1
+
+
+def test_the_top_set_never_tests_against_a_winner_picked_on_test() -> None:
+    strategies = pd.DataFrame(
+        {"per_class": 100, "strategy": ["a", "b", "c"], "k": 10, "test_accuracy": [80.0, 79.0, 70.0], "diverged": 0}
+    )
+    pairs = pd.DataFrame(
+        {
+            "per_class": 100,
+            "a": ["a", "a", "b"],
+            "b": ["b", "c", "c"],
+            "k": 10,
+            "difference": [-1.0, -10.0, -9.0],
+            "low": [-3.0, -19.0, -20.0],
+            "high": [1.0, -1.0, 2.0],
+            "p_holm": [0.3, 0.001, 0.06],
+        }
+    )
+    top = findings.top_of(strategies, pairs, 100)
+    assert (top.members, top.doubtful, top.beaten) == (("a", "b"), (), ("c",))
+    # A sign that does not survive the correction is said, and beats nobody.
+    top = findings.top_of(strategies, pairs.assign(p_holm=[0.3, 0.06, 0.3], high=[-0.1, -1.0, 2.0]), 100)
+    assert (top.members, top.doubtful, top.beaten) == (("a",), ("b", "c"), ())
+
+
+def test_the_answer_is_printed_in_three_lines_with_the_path_and_writes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_tables(tmp_path / "quick", Plan())
+    before = sorted(folder.iterdir())
+    report.main(["quick", "--reports", str(tmp_path), "--answer"])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 4
+    assert lines[0].startswith("With 100 images a class (200 in all), use ")
+    assert "feature_extraction" in lines[1]
+    assert lines[3] == f"Report: {folder / 'report.md'}"
+    assert sorted(folder.iterdir()) == before
+
+
+def test_an_unknown_study_is_refused_with_those_that_are_there(tmp_path: Path) -> None:
+    write_tables(tmp_path / "quick", Plan(strategies=TWO, epochs=4))
+    with pytest.raises(SystemExit, match=r"no tables of a study 'slow'.*choose from quick"):
+        report.main(["slow", "--reports", str(tmp_path)])
+
+
+def test_a_study_without_runs_is_refused_with_the_command(tmp_path: Path) -> None:
+    write_tables(tmp_path / "quick", Plan(strategies=TWO, missing=[(name, s) for name in TWO for s in range(5)]))
+    with pytest.raises(SystemExit, match=r"no final run yet.*dvc repro"):
+        report.main(["quick", "--reports", str(tmp_path)])
