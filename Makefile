@@ -16,7 +16,7 @@ study: $(BIN)/.installed ## run the active studies, mirror them to MLflow, print
 	python -m analysis.report $(STUDY) --answer
 
 test: $(BIN)/.installed ## all tests
-	python -m pytest
+	python -m pytest -n 2 --dist worksteal
 
 lint: $(BIN)/.installed ## ruff and mypy
 	ruff check

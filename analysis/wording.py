@@ -888,10 +888,11 @@ def ledger(judged: Sequence[Mapping[str, Any]], claims: Sequence[Claim], study: 
     described = [row for row in mine if by_id[row["id"]].described is not None]
     untested = [row for row in judged if row["verdict"] == "not tested" and row not in described]
     summary = (
-        f"Rules of thumb put to the test: {_verdicts(judged)} (most rules are judged on one study only, and this is "
-        f"`{study}`). Each was fixed with its margin before the runs that judge it. *Supported*: the effect is larger "
-        "than the margin; *refuted*: it is smaller, or the opposite holds; *open*: these runs cannot tell; *not "
-        "tested*: there are no runs for it here."
+        f"Rules of thumb put to the test: {_verdicts(judged)} (a rule is judged on one study, and this is `{study}`). "
+        "A rule and its margin have to be fixed before the runs that judge it: the history of "
+        "`analysis/claims.yaml`, against the commits under Provenance, shows whether they were. *Supported*: the "
+        "effect is larger than the margin; *refuted*: it is smaller, or the opposite holds; *open*: these runs "
+        "cannot tell; *not tested*: there are no runs for it here."
     )
     return Ledger(summary, tuple(parts), tuple(map(_untested_row, described)), tuple(map(_untested_row, untested)))
 
@@ -916,7 +917,8 @@ def _ledger_table(judged: Sequence[Mapping[str, Any]], by_id: Mapping[str, Claim
             unit = "%" if METRICS[by_id[row["id"]].parts[0].metric].startswith("percent") else "points"
             digits = 1 if unit == "points" or abs(effect) >= 1 else 3
             shown = f"{signed(effect, digits)} [{signed(low, digits)}, {signed(high, digits)}] {unit}"
-        reason = ". ".join(str(row[name]).rstrip(".") for name in ("reason", "needs") if row[name])
+        said = [str(row[name]).rstrip(".") for name in ("reason", "needs") if row[name]]
+        reason = ". ".join(part[:1].upper() + part[1:] for part in said)
         rows.append(
             (
                 f"`{row['id']}`",

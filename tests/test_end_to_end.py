@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline import datasets, subsets
+from pipeline import datasets, runs, subsets
 from pipeline.backbones import REGISTRY
 from pipeline.strategies import Cell, Phase, Strategy
 from pipeline.training import Images, Task, train
@@ -39,6 +39,7 @@ studies:
 strategies:
   feature_extraction: {phases: [{share: 1, lr: {head: 1.0e-3}}]}
   fine_tune: {phases: [{share: 1, lr: {all: 1.0e-4, head: 1.0e-3}}]}
+ablations: {}
 """
 
 
@@ -130,11 +131,8 @@ def test_a_killed_stage_goes_on_where_it_was_and_ends_with_the_same_bytes(projec
     deadline = time.monotonic() + 60
     while not list(place.glob("*_seed*")) and time.monotonic() < deadline:
         time.sleep(0.02)
-    second = command(*arguments, folder=project, check=False)  # while the first one holds the lock
     os.kill(killed.pid, signal.SIGKILL)
     killed.wait()
-    assert second.returncode == 1
-    assert f"is being trained by process {killed.pid}" in second.stderr
     kept = {path.name: path.stat().st_mtime_ns for path in place.glob("[!.]*_seed*")}
     assert 1 <= len(kept) < 4
 
@@ -145,6 +143,15 @@ def test_a_killed_stage_goes_on_where_it_was_and_ends_with_the_same_bytes(projec
     shutil.rmtree(place)
     command(*arguments, folder=project)
     assert run_bytes(project) == resumed
+
+
+def test_a_second_writer_is_refused_while_the_first_trains(project: Path) -> None:
+    for stage in ("prepare", "subset"):
+        command(sys.executable, "-m", f"pipeline.stages.{stage}", "tiny", folder=project)
+    with runs.lock(project / "results", "tiny"):
+        second = command(sys.executable, "-m", "pipeline.stages.sweep", "tiny", folder=project, check=False)
+    assert second.returncode == 1
+    assert f"is being trained by process {os.getpid()}" in second.stderr
 
 
 def test_more_images_than_there_are_are_refused_before_decoding(project: Path) -> None:

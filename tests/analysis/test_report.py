@@ -268,7 +268,8 @@ def test_a_strategy_that_diverged_is_not_rewarded_for_its_large_spread(tmp_path:
 
 def test_two_strategies_that_always_diverged_have_no_test_and_the_report_says_so(tmp_path: Path) -> None:
     gone = [(name, seed) for name in ("scratch", "fine_tune") for seed in range(5)]
-    folder = write_tables(tmp_path / "quick", Plan(diverged=gone, epochs=4))
+    three = TWO | {"scratch": 0.66}
+    folder = write_tables(tmp_path / "quick", Plan(strategies=three, diverged=gone, epochs=4))
     report.write(folder)
     pair = pd.read_csv(folder / "comparisons.csv").set_index(["a", "b"]).loc[("scratch", "fine_tune")]
     assert pair["k"] == 5

@@ -1,0 +1,133 @@
+"""Known answers, properties, refusals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from scipy import stats
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.weightstats import ttost_paired
+
+from analysis import statistics as s
+
+A = np.array([70.0, 71.5, 69.0, 72.0, 70.5])
+B = np.array([72.0, 72.5, 72.0, 72.5, 73.0])
+points = st.lists(st.floats(0, 100).map(lambda x: round(x, 2)), min_size=5, max_size=12)
+
+
+def test_a_paired_difference_is_scipys_t_test_with_effect_size_and_wins() -> None:
+    got = s.paired_difference(A, B)
+    d = B - A  # 2, 1, 3, 0.5, 2.5
+    expected = stats.ttest_rel(B, A)
+    assert (got.k, got.difference, got.sd) == (5, pytest.approx(1.8), pytest.approx(d.std(ddof=1)))
+    assert got.p == pytest.approx(expected.pvalue)
+    assert (got.low, got.high) == pytest.approx(tuple(expected.confidence_interval(0.95)))
+    exact_correction = math.gamma(2) / (math.sqrt(2) * math.gamma(1.5))  # Hedges (1981), 4 degrees of freedom
+    assert got.d_z == pytest.approx(1.8 / d.std(ddof=1) * exact_correction, rel=1e-3)
+    exact = stats.binomtest(5, 5).proportion_ci(0.95, method="exact")
+    assert (got.wins, got.wins_low, got.wins_high) == (5, pytest.approx(exact.low), pytest.approx(exact.high))
+
+
+def test_the_margin_moves_the_test_and_not_the_interval() -> None:
+    plain, held = s.paired_difference(A, B), s.paired_difference(A, B, margin=1.0)
+    assert (held.difference, held.low, held.high, held.d_z) == (plain.difference, plain.low, plain.high, plain.d_z)
+    assert held.p == pytest.approx(stats.ttest_1samp(B - A, 1.0).pvalue)
+
+
+@settings(deadline=None, max_examples=60)
+@given(points, st.data(), st.floats(-50, 50))
+def test_swapping_flips_the_sign_and_adding_a_constant_changes_nothing(
+    first: list[float], data: st.DataObject, constant: float
+) -> None:
+    second = data.draw(st.lists(st.floats(0, 100).map(lambda x: round(x, 2)), min_size=len(first), max_size=len(first)))
+    a, b = np.array(first), np.array(second)
+    assume(np.ptp(b - a) > 0.05)
+    there, back = s.paired_difference(a, b), s.paired_difference(b, a)
+    assert there.difference == pytest.approx(-back.difference)
+    assert (there.low, there.high) == (pytest.approx(-back.high), pytest.approx(-back.low))
+    assert there.p == pytest.approx(back.p)
+    assert there.wins + back.wins + there.ties == len(a)
+    moved = s.paired_difference(a + constant, b + constant)
+    assert (moved.difference, moved.p) == (pytest.approx(there.difference, abs=1e-6), pytest.approx(there.p, rel=1e-4))
+
+
+@pytest.mark.parametrize("broken", [
+    lambda: s.paired_difference([1, 2, float("nan")], [1, 2, 4]),
+    lambda: s.paired_difference([1, 2, 3], [1, 2]),
+    lambda: s.paired_difference([1], [2]),
+    lambda: s.paired_difference([1.1, 2.2, 3.3], [2.1, 3.2, 4.3]),
+    lambda: s.holm([0.01, float("nan")]),
+    lambda: s.equivalence([1, 1, 1], 2),
+    lambda: s.equivalence([1, 2, 3], 0),
+    lambda: s.crossed_interval(np.ones((3, 4), bool), np.ones((3, 5), bool)),
+    lambda: s.crossed_interval(np.ones((3, 4), bool), np.zeros((3, 4), bool)),
+])  # fmt: skip
+def test_what_cannot_be_tested_is_refused(broken: Callable[[], object]) -> None:
+    with pytest.raises(ValueError, match=r"\w"):
+        broken()
+
+
+def test_holm_is_statsmodels() -> None:
+    p = [0.01, 0.04, 0.03, 0.2]
+    assert s.holm(p) == pytest.approx(multipletests(p, method="holm")[1])
+
+
+def test_equivalence_is_two_one_sided_tests() -> None:
+    d = np.array([0.1, -0.2, 0.15, 0.05, -0.1, 0.0])
+    got = s.equivalence(d, 0.5)
+    assert got.p == pytest.approx(ttost_paired(d, np.zeros_like(d), -0.5, 0.5)[0])
+    assert s.equivalence(d, 0.01).p > 0.05
+
+
+@pytest.mark.parametrize(("k", "expected"), [(3, 3.3), (5, 1.7), (10, 1.0), (20, 0.66)])
+def test_the_smallest_detectable_effect_is_the_protocols(k: int, expected: float) -> None:
+    assert s.smallest_detectable(k, 1.0) == pytest.approx(expected, rel=0.04)
+    assert s.power(k, s.smallest_detectable(k, 1.0)) == pytest.approx(0.8, abs=1e-3)
+
+
+def test_power_is_what_a_simulation_finds() -> None:
+    d = np.random.default_rng(0).normal(1.0, 1.0, (20_000, 8))
+    found = (stats.ttest_1samp(d, 0, axis=1).pvalue < 0.05).mean()
+    assert s.power(8, 1.0) == pytest.approx(found, abs=0.01)
+
+
+def test_seeds_needed_is_the_first_count_that_reaches_the_power() -> None:
+    needed = s.seeds_needed(1.0, 1.0)
+    assert needed is not None
+    assert s.power(needed, 1.0) >= 0.8 > s.power(needed - 1, 1.0)
+    assert s.seeds_needed(1e-6, 1.0) is None
+
+
+def test_the_crossed_interval_is_its_formula_written_out() -> None:
+    generator = np.random.default_rng(1)
+    ease = generator.normal(size=60)
+    a = generator.normal(size=(6, 60)) + ease > 0
+    b = generator.normal(size=(6, 60)) + 1.3 * ease > -0.2
+    differences = b.astype(float) - a.astype(float)
+    k, n = differences.shape
+    cov = np.cov(differences)
+    seeds = differences.mean(1).var(ddof=1) / k
+    images = max((cov.sum() - np.trace(cov)) / (k * (k - 1)), 0) / n
+    df = (seeds + images) ** 2 / (seeds**2 / (k - 1) + images**2 / (n - 1))
+    half = stats.t.ppf(0.975, df) * math.sqrt(seeds + images)
+    mean = differences.mean()
+    assert s.crossed_interval(a, b) == pytest.approx((mean - half, mean + half))
+
+
+def test_a_difference_of_differences_is_paired_seed_by_seed() -> None:
+    generator = np.random.default_rng(2)
+    a, b, c, d = generator.normal(70, 2, (4, 6))
+    got = s.difference_of_differences(a, b, c, d)
+    assert got.p == pytest.approx(stats.ttest_1samp((b - a) - (d - c), 0).pvalue)
+
+
+def test_the_interval_of_a_mean_is_scipys_and_claims_nothing_without_spread() -> None:
+    got = s.mean_interval(A)
+    assert (got.low, got.high) == pytest.approx(tuple(stats.ttest_1samp(A, 0).confidence_interval(0.95)))
+    assert math.isnan(s.mean_interval([70.0]).low)
+    assert math.isnan(s.mean_interval([70.0, 70.0, 70.0]).high)
