@@ -8,7 +8,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DVC_NO_ANALYTICS := 1
 export MLFLOW_TRACKING_URI ?= sqlite:///mlflow.db
 
-.PHONY: study test lint ui mirror report clean .venv
+.PHONY: study test lint lock ui mirror report clean .venv
 
 study: $(BIN)/.installed ## run the active studies, mirror them to MLflow, print the answer
 	dvc repro
@@ -31,13 +31,9 @@ $(BIN)/.installed: requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --require-hashes -r requirements.lock
 	touch $@
 
-requirements.lock: pyproject.toml
-	@echo "requirements.lock is older than pyproject.toml; 'make lock' renews it" >&2
-	@touch $@
-
-lock: ## renew requirements.lock: names, versions and hashes, no addresses (needs uv)
+lock: ## renew requirements.lock: names, versions and hashes, no addresses (needs uv); torch and torchvision go in pairs
 	uv pip compile --generate-hashes --universal --python-version 3.11 --no-emit-index-url --no-header --all-extras \
-	  --no-annotate pyproject.toml --constraint requirements.in --output-file requirements.lock
+	  --constraint <(printf 'torch==2.14.1\ntorchvision==0.29.1\n') pyproject.toml --output-file requirements.lock
 
 ui: $(BIN)/.installed ## browse the runs in MLflow, on this machine only
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --backend-store-uri $(MLFLOW_TRACKING_URI) --host 127.0.0.1 --port 5000 --workers 1
