@@ -374,7 +374,8 @@ def _ablations(numbers: Numbers) -> Iterator[Picture]:
 
 def _claims(numbers: Numbers, judged: Sequence[dict[str, Any]], claims: Sequence[Claim]) -> Iterator[Picture]:
     in_points = {claim.id for claim in claims if claim.parts and claim.parts[0].metric != "drift"}
-    rows = [row for row in judged if row["effect"] is not None and row["id"] in in_points]
+    # With fewer than 5 seeds there is no p, and an interval so wide that it would flatten all others.
+    rows = [row for row in judged if row["p_holm"] is not None and row["id"] in in_points]
     if not rows:
         return
     columns = ["id", "condition", "effect", "low", "high", "margin", "p_holm", "verdict"]
@@ -383,9 +384,9 @@ def _claims(numbers: Numbers, judged: Sequence[dict[str, Any]], claims: Sequence
         "claims",
         "claims",
         "Effects of the judged claims against their margins",
-        "What was measured for each claim on accuracies that has runs: effect with 95% t interval (not corrected), and "
-        "the margin the claim has to clear (orange tick). Filled: supported or refuted; hollow: open. Right of zero: "
-        "as the claim says; of a claim in two parts, the first. Unit: "
+        "What was measured for each claim on accuracies with at least 5 seeds: effect with 95% t interval (not "
+        "corrected), and the margin the claim has to clear (orange tick). Filled: supported or refuted; hollow: open. "
+        "Right of zero: as the claim says; of a claim in two parts, the first. Unit: "
         f"percentage points; n as in the table, at most {counted(max(top.k for top in numbers.tops), 'seed')}.",
         data,
         lambda: plots.claims(data),
