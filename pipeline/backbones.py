@@ -160,11 +160,6 @@ def read_weights(source: PackageWeights | TorchvisionWeights) -> tuple[Mapping[s
     return state, digest
 
 
-def weights_checksum(name: str) -> str:
-    """SHA-256 of the weight file of backbone `name`."""
-    return read_weights(REGISTRY[name].weights)[1]
-
-
 def build(
     name: str,
     classes: int,

@@ -267,12 +267,8 @@ class _Training:
         return Run(
             cell=task.cell,
             status="ok" if finite else "diverged",
-            train_accuracy=self.last_accuracy("train", self.train_images) if finite else _class_0(self.train_images),
-            val_accuracy=None
-            if not len(self.watched)
-            else self.last_accuracy("val", self.watched)
-            if finite
-            else _class_0(self.watched),
+            train_accuracy=self.last_accuracy("train") if finite else _class_0(self.train_images),
+            val_accuracy=self.val_accuracy(finite),
             judged=evaluation.metrics(probabilities, labels),
             seconds=self.seconds,
             trainable_parameters=max(learning),
@@ -282,13 +278,19 @@ class _Training:
             predicted=probabilities.argmax(1).astype(np.uint16),
         )
 
+    def val_accuracy(self, finite: bool) -> float | None:
+        """Accuracy on what is watched at the end, None where nothing is."""
+        if not len(self.watched):
+            return None
+        return self.last_accuracy("val") if finite else _class_0(self.watched)
+
     def judged_batches(self) -> Iterator[Tensor]:
         """The judged images, resized and normalised batch by batch: they may be many."""
         for pixels in torch.split(self.task.judged.pixels, EVALUATION_BATCH):
             sized = augmentation.to_resolution(pixels.to(self.device), self.preprocessing)
             yield augmentation.normalise(sized, self.preprocessing, self.strategy.normalisation)
 
-    def last_accuracy(self, split: str, images: Images) -> float:
+    def last_accuracy(self, split: str) -> float:
         """The last accuracy of a learning curve."""
         return next(row.value for row in reversed(self.history) if row.split == split and row.metric == "accuracy")
 
