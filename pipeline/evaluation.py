@@ -36,7 +36,7 @@ def predict(forward: Callable[[Tensor], Tensor], batches: Iterable[Tensor]) -> T
 def loss_and_accuracy(logits: Tensor, labels: Tensor) -> tuple[float, float]:
     """Mean cross-entropy in nats and the fraction of images whose class is predicted."""
     loss = F.cross_entropy(logits, labels)
-    return loss.item(), (logits.argmax(1) == labels).float().mean().item()
+    return loss.item(), (logits.argmax(1) == labels).double().mean().item()
 
 
 def probabilities(logits: Tensor) -> Probabilities:

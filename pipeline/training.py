@@ -297,4 +297,4 @@ class _Training:
 
 def _class_0(images: Images) -> float:
     """The accuracy of a diverged run, which predicts class 0 everywhere."""
-    return (images.labels == 0).float().mean().item()
+    return (images.labels == 0).double().mean().item()
