@@ -175,7 +175,7 @@ def build(
     Raises WeightsError where the file doesn't fit the model.
     """
     entry = REGISTRY[name]
-    head_seed, body_seed = torch.randint(2**62, (2,), generator=initialisation).tolist()
+    head_seed, body_seed = _seeds(initialisation)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(body_seed)
         model = entry.build()
@@ -183,9 +183,24 @@ def build(
             _load(model, read_weights(entry.weights)[0] if state is None else state, name)
         groups = OrderedDict(entry.split(model))
         features = _features(groups)
-        torch.manual_seed(head_seed)
-        groups["head"] = nn.Sequential(nn.Dropout(dropout), nn.Linear(features, classes))
+    groups["head"] = nn.Sequential(nn.Dropout(dropout), _linear(features, classes, head_seed))
     return GroupedModel(groups, features).to(memory_format=torch.channels_last)
+
+
+def head(features: int, classes: int, initialisation: torch.Generator) -> nn.Linear:
+    """The linear layer that `build` makes from the same `initialisation`, without the backbone."""
+    return _linear(features, classes, _seeds(initialisation)[0])
+
+
+def _seeds(initialisation: torch.Generator) -> list[int]:
+    seeds: list[int] = torch.randint(2**62, (2,), generator=initialisation).tolist()
+    return seeds
+
+
+def _linear(features: int, classes: int, seed: int) -> nn.Linear:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return nn.Linear(features, classes)
 
 
 def _load(model: nn.Module, state: Mapping[str, Tensor], name: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
@@ -17,12 +17,14 @@ def weights_of(model: GroupedModel) -> dict[str, list[Tensor]]:
 
 def weight_distances(model: GroupedModel, start: Mapping[str, list[Tensor]]) -> dict[str, float]:
     """For each group, ‖w − w_start‖ / ‖w_start‖ over all its weights; 0 is no move, 1 its own length."""
-    distances = {}
-    for name in GROUPS:
-        moved = sum(_square(w.detach() - w0) for w, w0 in zip(model.group(name).parameters(), start[name], strict=True))
-        length = sum(_square(w0) for w0 in start[name])
-        distances[name] = (moved / length) ** 0.5 if length else 0.0
-    return distances
+    return {name: distance(list(model.group(name).parameters()), start[name]) for name in GROUPS}
+
+
+def distance(weights: Sequence[Tensor], start: Sequence[Tensor]) -> float:
+    """‖w − w_start‖ / ‖w_start‖ over all of `weights`."""
+    moved = sum(_square(w.detach() - w0) for w, w0 in zip(weights, start, strict=True))
+    length = sum(_square(w0) for w0 in start)
+    return float((moved / length) ** 0.5) if length else 0.0
 
 
 def _square(tensor: Tensor) -> float:

@@ -7,19 +7,21 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline import heads
+from pipeline.heads import Watch
 from pipeline.training import OutOfMemory, Run, Task, train
 
 THREADS = 1  # of one cell on a CPU: two cells of one thread finish 1.3 times sooner than one after the other with two
-
-Watch = Callable[[int, int], None]  # told the task's number and its finished epochs
 
 
 def device() -> torch.device:
@@ -37,25 +39,31 @@ def workers() -> int:
 def run_all(tasks: Sequence[Task], on: torch.device, state: Mapping[str, Tensor] | None, watch: Watch) -> Iterator[Run]:
     """Train all tasks and give each run as it finishes; which process trains a cell doesn't change its bytes.
 
-    Raises what a cell raised, after the runs that were finished before it.
+    Cells that train only a head come first and together. Raises what a cell raised, after the runs that were finished
+    before it.
     """
+    if on.type == "cpu":
+        keep_memory()
+        torch.set_num_threads(THREADS)  # before the fork: OpenMP's threads don't survive one
+    together = heads.Together(tasks, on, state)
     if on.type != "cpu":
-        for number, task in enumerate(tasks):
-            yield train(task, on, lambda epoch, number=number: watch(number, epoch), state)  # type: ignore[misc]
+        yield from together.train([together.extract(piece) for piece in range(len(together.pieces))], watch)
+        for number in together.alone:
+            yield train(tasks[number], on, lambda epoch, number=number: watch(number, epoch), state)  # type: ignore[misc]
         return
-    keep_memory()
-    torch.set_num_threads(THREADS)  # before the fork: OpenMP's threads don't survive one
     context = multiprocessing.get_context("fork")
     epochs: Any = context.SimpleQueue()
     pool = ProcessPoolExecutor(
-        max(1, min(workers(), len(tasks))),
+        max(1, min(workers(), len(together.pieces) + len(together.alone))),
         context,
         initializer=_start_worker,
-        initargs=(tasks, state, epochs, os.getpid()),
+        initargs=(tasks, together, state, epochs, os.getpid()),
     )
     with pool:
-        waiting = {pool.submit(_work, number) for number in range(len(tasks))}
+        pieces = [pool.submit(_extract, number) for number in range(len(together.pieces))]
+        waiting = {pool.submit(_work, number) for number in together.alone}
         try:
+            yield from together.train([piece.result() for piece in pieces], watch)
             while waiting:
                 done, waiting = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)
                 while not epochs.empty():
@@ -68,24 +76,31 @@ def run_all(tasks: Sequence[Task], on: torch.device, state: Mapping[str, Tensor]
                 f"(now {workers()}), or resolution or batch_size in params.yaml"
             ) from error
         finally:
-            for future in waiting:
-                future.cancel()
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 _TASKS: Sequence[Task] = ()
+_TOGETHER: heads.Together | None = None
 _STATE: Mapping[str, Tensor] | None = None
 _EPOCHS: Any = None
 
 
-def _start_worker(tasks: Sequence[Task], state: Mapping[str, Tensor] | None, epochs: Any, parent: int) -> None:
-    global _TASKS, _STATE, _EPOCHS
-    _TASKS, _STATE, _EPOCHS = tasks, state, epochs
+def _start_worker(
+    tasks: Sequence[Task], together: heads.Together, state: Mapping[str, Tensor] | None, epochs: Any, parent: int
+) -> None:
+    global _TASKS, _TOGETHER, _STATE, _EPOCHS
+    _TASKS, _TOGETHER, _STATE, _EPOCHS = tasks, together, state, epochs
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears Ctrl-C and stops the pool
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: a killed stage leaves nobody training on
         if os.getppid() != parent:
             os._exit(1)
     torch.set_num_threads(THREADS)
+
+
+def _extract(number: int) -> tuple[NDArray[np.float32], float]:
+    assert _TOGETHER is not None
+    return _TOGETHER.extract(number)
 
 
 def _work(number: int) -> Run:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -111,9 +111,16 @@ def train(
     The same task gives the same run, bit for bit, on one machine with one thread count. `state` saves reading the
     weight file again. Raises OutOfMemory with the setting to lower.
     """
+    with surroundings(task, device):
+        return _Training(task, device, state).run(progress)
+
+
+@contextlib.contextmanager
+def surroundings(task: Task, device: torch.device) -> Iterator[None]:
+    """What a cell trains in: the caller's random state kept, the right precision, memory errors that say what to do."""
     try:
         with torch.random.fork_rng(devices=[]), _precision(device, task.resolution):
-            return _Training(task, device, state).run(progress)
+            yield
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise OutOfMemory(
             f"out of memory on {device} in {task.cell}: lower resolution (now {task.resolution}) or batch_size "
@@ -246,43 +253,15 @@ class _Training:
     def record(self, phase: int, epoch: int, split: str, images: Images, seen: prefix.Prefix) -> bool:
         """Evaluate and note loss and accuracy of one split; whether the loss is finite."""
         logits = evaluation.predict(lambda rows: self.model(rows, start=seen.start), seen.batches(EVALUATION_BATCH))
-        loss, accuracy = evaluation.loss_and_accuracy(logits, images.labels)
-        if math.isfinite(loss):
-            self.history.append(HistoryRow(phase, epoch, split, "loss", loss))
-            self.history.append(HistoryRow(phase, epoch, split, "accuracy", accuracy))
-        return math.isfinite(loss)
+        return note(self.history, phase, epoch, split, logits, images.labels)
 
     def finish(self, finite: bool) -> Run:
         """Read the judged images once, and gather the run."""
-        task = self.task
-        labels = task.judged.labels.numpy()
-        if finite:
-            self.model.eval()
-            logits = evaluation.predict(self.model, self.judged_batches())
-            finite = bool(torch.isfinite(logits).all())
-            probabilities = evaluation.probabilities(logits)
-        if not finite:
-            probabilities = evaluation.uniform(len(labels), task.classes)
+        self.model.eval()
+        logits = evaluation.predict(self.model, self.judged_batches()) if finite else None
         learning = [phases.trainable_parameters(self.model, p, self.strategy.batch_norm) for p in self.strategy.phases]
-        return Run(
-            cell=task.cell,
-            status="ok" if finite else "diverged",
-            train_accuracy=self.last_accuracy("train") if finite else _class_0(self.train_images),
-            val_accuracy=self.val_accuracy(finite),
-            judged=evaluation.metrics(probabilities, labels),
-            seconds=self.seconds,
-            trainable_parameters=max(learning),
-            total_parameters=sum(weight.numel() for weight in self.model.parameters()),
-            history=tuple(self.history),
-            drift=tuple(self.drift),
-            predicted=probabilities.argmax(1).astype(np.uint16),
-        )
-
-    def val_accuracy(self, finite: bool) -> float | None:
-        """Accuracy on what is watched at the end, None where nothing is."""
-        if not len(self.watched):
-            return None
-        return self.last_accuracy("val") if finite else _class_0(self.watched)
+        total = sum(weight.numel() for weight in self.model.parameters())
+        return finished(self.task, logits, self.history, self.drift, self.seconds, max(learning), total)
 
     def judged_batches(self) -> Iterator[Tensor]:
         """The judged images, resized and normalised batch by batch: they may be many."""
@@ -290,9 +269,51 @@ class _Training:
             sized = augmentation.to_resolution(pixels.to(self.device), self.preprocessing)
             yield augmentation.normalise(sized, self.preprocessing, self.strategy.normalisation)
 
-    def last_accuracy(self, split: str) -> float:
-        """The last accuracy of a learning curve."""
-        return next(row.value for row in reversed(self.history) if row.split == split and row.metric == "accuracy")
+
+def note(history: list[HistoryRow], phase: int, epoch: int, split: str, logits: Tensor, labels: Tensor) -> bool:
+    """Add loss and accuracy of one split to `history`; whether the loss is finite, and nothing is added where not."""
+    loss, accuracy = evaluation.loss_and_accuracy(logits, labels)
+    if math.isfinite(loss):
+        history.append(HistoryRow(phase, epoch, split, "loss", loss))
+        history.append(HistoryRow(phase, epoch, split, "accuracy", accuracy))
+    return math.isfinite(loss)
+
+
+def finished(
+    task: Task,
+    logits: Tensor | None,
+    history: Sequence[HistoryRow],
+    moved: Sequence[DriftRow],
+    seconds: float,
+    trainable: int,
+    total: int,
+) -> Run:
+    """The run that ends with these logits [judged images, classes]; None where it diverged before."""
+    labels = task.judged.labels.numpy()
+    finite = logits is not None and bool(torch.isfinite(logits).all())
+    if logits is not None and finite:
+        probabilities = evaluation.probabilities(logits)
+    else:
+        probabilities = evaluation.uniform(len(labels), task.classes)
+
+    def accuracy(split: str, images: Images) -> float:
+        if not finite:
+            return _class_0(images)
+        return next(row.value for row in reversed(history) if row.split == split and row.metric == "accuracy")
+
+    return Run(
+        cell=task.cell,
+        status="ok" if finite else "diverged",
+        train_accuracy=accuracy("train", task.train),
+        val_accuracy=accuracy("val", task.watched) if len(task.watched) else None,
+        judged=evaluation.metrics(probabilities, labels),
+        seconds=seconds,
+        trainable_parameters=trainable,
+        total_parameters=total,
+        history=tuple(history),
+        drift=tuple(moved),
+        predicted=probabilities.argmax(1).astype(np.uint16),
+    )
 
 
 def _class_0(images: Images) -> float:

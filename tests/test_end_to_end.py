@@ -145,6 +145,29 @@ def test_a_killed_stage_goes_on_where_it_was_and_ends_with_the_same_bytes(projec
     assert run_bytes(project) == resumed
 
 
+def test_heads_that_trained_together_are_trained_again_together(project: Path) -> None:
+    for stage in ("prepare", "subset", "tune"):
+        command(sys.executable, "-m", f"pipeline.stages.{stage}", "tiny", folder=project)
+    arguments = (sys.executable, "-m", "pipeline.stages.train", "tiny", "feature_extraction")
+    command(*arguments, folder=project)
+    place = project / "results" / "tiny" / "final" / "feature_extraction"
+    written = {path.name: path.stat().st_mtime_ns for path in place.glob("[!.]*_seed*")}
+    before = run_bytes(project)
+    broken = next(place.glob("3-a-class_x1_seed0_*"))
+    shutil.rmtree(broken)
+    command(*arguments, folder=project)
+    assert run_bytes(project) == before
+    again = {path.name for path in place.glob("[!.]*_seed*") if path.stat().st_mtime_ns != written[path.name]}
+    assert again == {name for name in written if name.startswith("3-a-class")}  # the other size had its own group
+
+    (project / "params.yaml").write_text(PARAMS.replace("seeds: 2", "seeds: 3"))
+    for stage in ("subset", "tune"):
+        command(sys.executable, "-m", f"pipeline.stages.{stage}", "tiny", folder=project)
+    command(*arguments, folder=project)  # a third seed changes the company, so all are trained anew
+    assert len(list(place.glob("[!.]*_seed*"))) == 2 * 3
+    assert not {path.name for path in place.glob("[!.]*_seed*")} & set(written)
+
+
 def test_a_second_writer_is_refused_while_the_first_trains(project: Path) -> None:
     for stage in ("prepare", "subset"):
         command(sys.executable, "-m", f"pipeline.stages.{stage}", "tiny", folder=project)

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline import backbones, execution, params, runs
+from pipeline import backbones, execution, heads, params, runs
 from pipeline.runs import Provenance, StoredRun
 from pipeline.stages import command, prepared
 from pipeline.stages.progress import Progress
@@ -42,6 +42,7 @@ class Workbench:
         self.subsets = prepared.read_subsets(study)
         self.device = execution.device()
         self._images: dict[str, Images] = {}
+        self._by_companions: dict[Role, Mapping[heads.Companions, tuple[Cell, ...]]] = {}
 
     def declared(self, role: Role, strategy: str | None = None) -> tuple[Cell, ...]:
         """The cells that the study declares, final ones and ablations at their tuned rates."""
@@ -102,9 +103,27 @@ class Workbench:
         """Checksum of the weights a cell starts from; empty where they are random."""
         return "" if self.strategy(cell).weights == "none" else self.weights[1]
 
+    def together(self, cell: Cell) -> tuple[Cell, ...]:
+        """The declared cells that train with this one as one batched head, itself among them; none if it trains alone.
+
+        They are stored together: where one is missing, all are trained again.
+        """
+        if not heads.batchable(self.params.strategy(cell.strategy)):
+            return ()
+        return self._companions(cell.role)[heads.companions(cell)]
+
+    def _companions(self, role: Role) -> Mapping[heads.Companions, tuple[Cell, ...]]:
+        if role not in self._by_companions:
+            found: dict[heads.Companions, tuple[Cell, ...]] = {}
+            for cell in self.declared(role):
+                found[heads.companions(cell)] = (*found.get(heads.companions(cell), ()), cell)
+            self._by_companions[role] = found
+        return self._by_companions[role]
+
     def fingerprint(self, cell: Cell) -> str:
         """Everything that can change a cell's result."""
         trained_on, watched, judged = (self.prepared.ids_sha256(part) for part in self.parts(cell))
+        together = [(other.lr_scale, other.seed) for other in self.together(cell)]
         return runs.fingerprint({
             "cell": asdict(cell),
             "parameters": self.shared(),
@@ -115,6 +134,7 @@ class Workbench:
             "torch": _torch_release(),
             "device_kind": self.device.type,
             "numerics_version": NUMERICS_VERSION,
+            **({"together": together} if together else {}),
         })  # fmt: skip
 
     def stored(self, cell: Cell) -> StoredRun | None:
@@ -157,7 +177,8 @@ def complete(study: str, role: Role, strategy: str | None = None) -> None:
             for run in stored.values():
                 if run is not None:
                     mirror.add(as_mirrored(bench, run))
-            missing = [cell for cell, run in stored.items() if run is None]
+            broken = {cell for cell, run in stored.items() if run is None}
+            missing = [cell for cell in cells if cell in broken or not broken.isdisjoint(bench.together(cell))]
             if missing:
                 _train(bench, missing, f"{study} · {strategy or role}", mirror)
 
