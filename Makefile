@@ -4,11 +4,14 @@ SHELL := bash
 PYTHON ?= python3
 STUDY ?= quick
 BIN := .venv/bin
+BENCH ?= reports/benchmarks/bench.json
+BENCH_LIMIT ?= 30%
+BENCHMARK = python -m pytest -o addopts= tests/benchmarks --benchmark-only --benchmark-columns=median,iqr,rounds
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DVC_NO_ANALYTICS := 1
 export MLFLOW_TRACKING_URI ?= sqlite:///mlflow.db
 
-.PHONY: study test lint lock ui mirror report clean .venv
+.PHONY: study test lint lock ui mirror report bench bench-save bench-compare bench-growth bench-peers clean .venv
 
 study: $(BIN)/.installed ## run the active studies, mirror them to MLflow, print the answer
 	dvc repro
@@ -43,6 +46,31 @@ mirror: $(BIN)/.installed ## rebuild the MLflow mirror from the run store
 
 report: $(BIN)/.installed ## render the report of STUDY again from its tables, without DVC or training
 	python -m analysis.report $(STUDY)
+
+bench: $(BIN)/.installed ## time every part of a study; $(BENCH) is what `pytest-benchmark compare` reads
+	mkdir -p $(dir $(BENCH))
+	$(BENCHMARK) --benchmark-json=$(BENCH)
+	python -m tests.benchmarks.report
+
+bench-save: $(BIN)/.installed ## the same, kept in .benchmarks/ for `make bench-compare`
+	$(BENCHMARK) --benchmark-autosave
+
+bench-compare: $(BIN)/.installed ## the same, beside the run saved last; fails where a median grew by more than $(BENCH_LIMIT)
+	$(BENCHMARK) --benchmark-compare --benchmark-compare-fail=median:$(BENCH_LIMIT)
+
+bench-growth: $(BIN)/.installed ## how time and memory grow, what starting costs, where a step's time goes (15 minutes)
+	python -m tests.benchmarks.growth
+	python -m tests.benchmarks.report
+
+bench-peers: $(BIN)/.installed .venv-peers/.installed ## the same work by a plain loop, fastai, Lightning and Thaw (an hour)
+	python -m tests.benchmarks.peers.compare
+	python -m tests.benchmarks.report
+
+.venv-peers/.installed: tests/benchmarks/peers/requirements.txt $(BIN)/.installed
+	test -x .venv-peers/bin/python || $(PYTHON) -m venv .venv-peers
+	python -c 'import site; print(site.getsitepackages()[0])' > $$(.venv-peers/bin/python -c 'import site; print(site.getsitepackages()[0])')/shared.pth
+	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint <(grep -o '^[a-z0-9.-]*==[^ ;]*' requirements.lock) -r tests/benchmarks/peers/requirements.txt
+	touch $@
 
 clean: ## remove prepared data, the embedded study and caches; published studies stay
 	rm -rf data/*/images.npy data/*/index.csv data/*/card.json data/*/subsets.json results/quick reports/quick .mypy_cache .ruff_cache .pytest_cache .benchmarks mlflow.db

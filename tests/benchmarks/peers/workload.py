@@ -1,0 +1,50 @@
+"""The same work for Thaw and its peers: image folders, weights, strategies, seeds and epochs, as one JSON file."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What every contender trains. Folders: <folder>/<seed>/train and val, each with one folder a class."""
+
+    folder: str
+    seeds: list[int]
+    strategies: dict[str, Any]  # name: {weights, phases: [{epochs, rates: {group: rate}}]}
+    resolution: int  # pixels
+    mean: list[float]
+    std: list[float]
+    batch_size: int
+    classes: int
+    backbone: str  # as timm names it
+    weights_file: str
+
+    def write(self, path: Path) -> None:
+        """Write as JSON."""
+        path.write_text(json.dumps(asdict(self)))
+
+    def runs(self) -> Iterator[tuple[str, dict[str, Any], int]]:
+        """Name, strategy and seed of every run."""
+        return ((name, strategy, seed) for seed in self.seeds for name, strategy in self.strategies.items())
+
+    def images(self, seed: int, split: str) -> str:
+        """One folder of images."""
+        return f"{self.folder}/{seed}/{split}"
+
+
+def contend(train: Callable[[Workload, dict[str, Any], int], float]) -> None:
+    """Train the runs of the workload named on the command line one after another, and print what came of them."""
+    workload = Workload(**json.loads(Path(sys.argv[1]).read_text()))
+    ready, runs = time.time(), []
+    for name, strategy, seed in workload.runs():
+        since = time.perf_counter()
+        accuracy = train(workload, strategy, seed)
+        runs.append({"strategy": name, "seed": seed, "accuracy": accuracy, "seconds": time.perf_counter() - since})
+    print(json.dumps({"ready": ready, "runs": runs}))
