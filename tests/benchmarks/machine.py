@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 PACKAGES = ("torch", "torchvision", "timm", "numpy")
-SAMPLING = 0.2  # seconds between two looks at the memory
+SAMPLING = 1.0  # seconds between two looks at the memory; a look at several processes takes 50 ms
 
 
 @dataclass(frozen=True)

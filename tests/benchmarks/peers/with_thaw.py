@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import timm  # noqa: F401 - or the first run would pay for it; for the peers too, imports count as start-up
 import torch
 
 from pipeline import backbones, datasets, execution
