@@ -65,8 +65,8 @@ def grow(loaded: params.Params) -> Iterator[dict[str, Any]]:
 
 def _once(file: Path) -> tuple[float, float]:
     seen = machine.watch((sys.executable, "-m", "tests.benchmarks.peers.with_thaw", str(file)))
-    ready = json.loads(seen.output.strip().splitlines()[-1])["ready"]
-    return seen.seconds - (ready - seen.spawned), seen.peak_mb
+    said = json.loads(seen.output.strip().splitlines()[-1])
+    return said["done"] - said["ready"], seen.peak_mb
 
 
 def start_up() -> dict[str, float]:

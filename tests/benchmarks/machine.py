@@ -23,7 +23,6 @@ class Measured:
     """One command, watched from outside."""
 
     output: str
-    spawned: float  # seconds since the epoch
     seconds: float
     peak_mb: float  # proportional set size of the command and all its children, sampled
 
@@ -45,7 +44,7 @@ def describe(packages: Sequence[str] = PACKAGES) -> dict[str, Any]:
 
 def watch(arguments: Sequence[str]) -> Measured:
     """Run a command to its end. Raises RuntimeError with what it said where it fails."""
-    spawned, since, peak, over = time.time(), time.perf_counter(), 0.0, threading.Event()
+    since, peak, over = time.perf_counter(), 0.0, threading.Event()
     process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     def sample() -> None:
@@ -61,7 +60,7 @@ def watch(arguments: Sequence[str]) -> Measured:
     watcher.join()
     if process.returncode:
         raise RuntimeError(f"{' '.join(arguments)} failed:\n{errors[-4000:]}")
-    return Measured(output, spawned, seconds, peak / 1024)
+    return Measured(output, seconds, peak / 1024)
 
 
 def _family(pid: int) -> list[int]:

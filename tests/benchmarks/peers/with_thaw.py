@@ -69,7 +69,7 @@ def main() -> None:
             runs.append({"strategy": name, "seed": run.cell.seed, "accuracy": run.judged.accuracy,
                          "seconds": time.perf_counter() - since})  # fmt: skip
             since = time.perf_counter()
-    print(json.dumps({"ready": ready, "runs": runs}))
+    print(json.dumps({"ready": ready, "done": time.time(), "runs": runs}))
 
 
 if __name__ == "__main__":

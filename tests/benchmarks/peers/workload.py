@@ -47,4 +47,4 @@ def contend(train: Callable[[Workload, dict[str, Any], int], float]) -> None:
         since = time.perf_counter()
         accuracy = train(workload, strategy, seed)
         runs.append({"strategy": name, "seed": seed, "accuracy": accuracy, "seconds": time.perf_counter() - since})
-    print(json.dumps({"ready": ready, "runs": runs}))
+    print(json.dumps({"ready": ready, "done": time.time(), "runs": runs}))
