@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -37,8 +37,8 @@ SIZES = {
     "strategies": (1, 2, 3),
     "pixels": (64, 96, 128, 160),
 }
-EPOCHS, VALIDATION = 4, 50
-REPEATS = 3
+EPOCHS = 4
+REPEATS = 2
 
 
 def grow(loaded: params.Params) -> Iterator[dict[str, Any]]:
@@ -51,7 +51,7 @@ def grow(loaded: params.Params) -> Iterator[dict[str, Any]]:
                 quick, per_class=(at["images a class"],), resolution=at["pixels"], seeds=tuple(range(at["seeds"]))
             )
             with tempfile.TemporaryDirectory() as folder:
-                write_images(Path(folder), study, VALIDATION)
+                write_images(Path(folder), study)
                 file = Path(folder) / "workload.json"
                 workload(Path(folder), loaded, study, FULL[: at["strategies"]], at["seeds"], EPOCHS).write(file)
                 seen = [_once(file) for _ in range(REPEATS)]
@@ -100,8 +100,8 @@ def start_up() -> dict[str, float]:
         }
 
 
-def profiled_step() -> list[dict[str, Any]]:
-    """Where a fine-tuning step spends its time: operators by their share, one thread."""
+def _a_step() -> tuple[_Training, Callable[[], None]]:
+    """A fine-tuning step, one thread."""
     torch.set_num_threads(execution.THREADS)
     execution.keep_memory()
     strategy = Strategy("fine_tune", (Phase(1, dict.fromkeys(GROUPS, 1e-4)),))
@@ -111,15 +111,40 @@ def profiled_step() -> list[dict[str, Any]]:
     optimizer = phases.optimizer(training.model, phase)
     phases.set_training(training.model, phase, "train", "frozen")
     draws, positions = augmentation.Draws.of(0, 1, 10_000), np.arange(BATCH)
+    return training, lambda: training.step(optimizer, None, positions, draws)
+
+
+def profiled_step() -> list[dict[str, Any]]:
+    """Where a fine-tuning step spends its time: operators by their share."""
+    _, step = _a_step()
     for _ in range(3):
-        training.step(optimizer, None, positions, draws)
+        step()
     with profile(activities=[ProfilerActivity.CPU]) as seen:
         for _ in range(10):
-            training.step(optimizer, None, positions, draws)
+            step()
     events = seen.key_averages()
     total = sum(event.self_cpu_time_total for event in events)
     rows = [{"operator": event.key, "share": round(event.self_cpu_time_total / total, 4)} for event in events]
     return sorted(rows, key=lambda row: -row["share"])[:10]
+
+
+def compiled_step() -> dict[str, float] | None:
+    """Seconds of the first compiled step, and of later ones beside eager ones; None without a C++ compiler."""
+    if shutil.which("g++") is None:
+        return None
+    training, step = _a_step()
+    eager_forward = training.model.forward
+    compiled_forward = torch.compile(eager_forward)
+
+    def seconds(forward: Any) -> float:
+        training.model.forward = forward  # type: ignore[method-assign]
+        since = time.perf_counter()
+        step()
+        return time.perf_counter() - since
+
+    first = seconds(compiled_forward)
+    eager, compiled = zip(*((seconds(eager_forward), seconds(compiled_forward)) for _ in range(30)), strict=True)
+    return {"first": first, "eager": statistics.median(eager), "compiled": statistics.median(compiled)}
 
 
 def main() -> None:
@@ -132,11 +157,12 @@ def main() -> None:
         "machine": machine.describe(),
         "base": BASE,
         "epochs": EPOCHS,
-        "validation": VALIDATION,
+        "validation": params.load().study("quick").watched,
         "repeats": REPEATS,
         "growth": rows,
         "start_up": start_up(),
         "step": profiled_step(),
+        "compiled": compiled_step(),
     }
     TARGET.parent.mkdir(parents=True, exist_ok=True)
     TARGET.write_text(json.dumps(content, indent=1) + "\n")

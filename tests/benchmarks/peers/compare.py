@@ -25,30 +25,26 @@ WORKLOADS: dict[str, tuple[tuple[str, ...], int, int]] = {  # strategies, seeds,
     "fine-tuning, two seeds": (("fine_tune",), 2, 10),  # a study has at least two: it compares in pairs
     "seven strategies, five seeds": ((), 5, 3),
 }
-REPEATS = {"feature extraction, one run": 3, "fine-tuning, two seeds": 2, "seven strategies, five seeds": 1}
+REPEATS = {"feature extraction, one run": 3, "fine-tuning, two seeds": 3, "seven strategies, five seeds": 1}
 TARGET = Path("reports/benchmarks/peers.json")
 
 
-def write_images(root: Path, study: params.Study, validation: int | None = None) -> int:
-    """The images that the study draws, as image folders for every seed; how many are for validation.
-
-    Everyone's validation images are the study's test images, the first `validation` of them.
-    """
+def write_images(root: Path, study: params.Study) -> None:
+    """The images that the study draws and those that it watches, as image folders for every seed."""
     dataset = datasets.load(study.dataset.name, study.dataset.options)
     labels = np.array([source.label for source in dataset.sources])
     count = sum(not source.test for source in dataset.sources)
     pool = subsets.Pool(np.arange(count), labels[:count], dataset.classes, dataset.sha256)
-    last = np.arange(count, len(labels))[:validation]
     drawn = {seed: subsets.draw(pool, study.per_class[0], seed) for seed in study.seeds}
+    watched = subsets.watched(pool, drawn.values(), study.watched)
     for seed, train in drawn.items():
-        for split, indices in {"train": train, "val": last}.items():
+        for split, indices in {"train": train, "val": watched}.items():
             for index in indices:
                 source = dataset.sources[index]
                 folder = root / str(seed) / split / dataset.classes[source.label]
                 folder.mkdir(parents=True, exist_ok=True)
                 assert isinstance(source.content, Path)
                 shutil.copy(source.content, folder / source.content.name)
-    return len(last)
 
 
 def workload(
@@ -107,7 +103,7 @@ def main() -> None:
     study = loaded.study("quick")
     results = []
     with tempfile.TemporaryDirectory() as folder:
-        validation = write_images(Path(folder), study)
+        write_images(Path(folder), study)
         for name in given.workloads:
             file = Path(folder) / "workload.json"
             workload(Path(folder), loaded, study, *WORKLOADS[name]).write(file)
@@ -117,15 +113,15 @@ def main() -> None:
                     result = {"workload": name, "repeat": repeat, **measure(contender, file)}
                     print(json.dumps(result), flush=True)
                     results.append(result)
-                    _write(given.target, study, validation, results)  # an hour's work is not lost in its last minute
+                    _write(given.target, study, results)  # an hour's work is not lost in its last minute
 
 
-def _write(target: Path, study: params.Study, validation: int, results: list[dict[str, Any]]) -> None:
+def _write(target: Path, study: params.Study, results: list[dict[str, Any]]) -> None:
     content = {
         "command": "make bench-peers",
         "machine": machine.describe(),
         "peers": [line for line in _pins() if not line.startswith("#")],
-        "images": {"resolution": study.resolution, "train": 2 * study.per_class[0], "validation": validation},
+        "images": {"resolution": study.resolution, "train": 2 * study.per_class[0], "validation": study.watched},
         "results": results,
     }
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,240 @@
+"""Write reports/benchmarks/report.md from the measurements that lie beside it."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+FOLDER = Path("reports/benchmarks")
+TARGETS = {
+    "feature extraction, one run": 30.0,
+    "fine-tuning, two seeds": 2.5,
+    "seven strategies, five seeds": 4.0,
+}  # times as fast as the fastest peer
+START_UP_LIMIT = 3.0  # seconds
+
+
+def table(head: list[str], rows: list[list[str]]) -> Iterator[str]:
+    """A Markdown table, numbers to the right."""
+    yield "| " + " | ".join(head) + " |"
+    yield "| --- |" + " ---: |" * (len(head) - 1)
+    for row in rows:
+        yield "| " + " | ".join(row) + " |"
+    yield ""
+
+
+def _machine(machine: dict[str, Any]) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
+    return (
+        f"{machine['cpu']}, {machine['cores']} cores; Python {machine['python']}, {versions}; "
+        f"{machine['date']}, commit `{machine['commit'][:12]}`."
+    )
+
+
+# --- the same work ---------------------------------------------------------------------------------------------------
+
+
+def peers(content: dict[str, Any]) -> Iterator[str]:
+    """Thaw beside its peers."""
+    images = content["images"]
+    yield "## The same work, four ways"
+    yield ""
+    yield (
+        f"`{content['command']}`: {images['train']} training images of the embedded study at {images['resolution']} px "
+        f"from image files, batches of 32, AdamW, ImageNet weights, {images['validation']} validation images after "
+        "every epoch. Thaw evaluates the training images after every epoch as well; the peers don't. The peers decode "
+        "with two worker processes that persist, and compute with the same torch and timm as Thaw, in an environment "
+        f"of their own ({', '.join(content['peers'])}). Contenders take turns, another one first in every round. "
+        "Seconds are medians of whole commands; *work* leaves out imports and the interpreter's end. *Ratio* is a "
+        "contender's work over Thaw's. Memory is the peak of the proportional set size over all processes, looked at "
+        "once a second."
+    )
+    yield ""
+    yield _machine(content["machine"])
+    yield ""
+    for workload in dict.fromkeys(result["workload"] for result in content["results"]):
+        mine = [result for result in content["results"] if result["workload"] == workload]
+        yield from _workload(workload, mine)
+
+
+def _workload(workload: str, results: list[dict[str, Any]]) -> Iterator[str]:
+    def median(contender: str, key: str) -> float:
+        return statistics.median(result[key] for result in results if result["contender"] == contender)
+
+    contenders = list(dict.fromkeys(result["contender"] for result in results))
+    repeats = 1 + max(result["repeat"] for result in results)
+    yield f"### {workload[0].upper()}{workload[1:]}"
+    yield ""
+    rows = [
+        [
+            contender,
+            f"{median(contender, 'work_seconds'):.1f}",
+            f"{median(contender, 'seconds'):.1f}",
+            f"{median(contender, 'work_seconds') / median('thaw', 'work_seconds'):.1f}",
+            f"{median(contender, 'seconds') / median('thaw', 'seconds'):.1f}",
+            f"{100 * median(contender, 'accuracy'):.1f}",
+            f"{median(contender, 'peak_mb'):,.0f}",
+        ]
+        for contender in contenders
+    ]
+    yield from table(
+        ["contender", "work, s", "with start-up, s", "ratio", "with start-up", "accuracy, %", "peak, MB"], rows
+    )
+    others = [contender for contender in contenders if contender != "thaw"]
+    if not others:
+        return
+    ratio = min(median(other, "work_seconds") for other in others) / median("thaw", "work_seconds")
+    whole = min(median(other, "seconds") for other in others) / median("thaw", "seconds")
+    target = TARGETS[workload]
+    verdict = "reached" if ratio >= target else "missed"
+    memory = min(median(other, "peak_mb") for other in others)
+    yield (
+        f"{'One round' if repeats == 1 else f'{repeats} rounds'}. **{ratio:.1f} times as fast as the fastest peer** "
+        f"({whole:.1f} with start-up); the target of {target:g} is {verdict}. Thaw's peak memory is "
+        f"{median('thaw', 'peak_mb') / memory:.2f} times that of the most frugal peer."
+    )
+    yield ""
+
+
+# --- growth ----------------------------------------------------------------------------------------------------------
+
+
+def exponent(sizes: list[float], values: list[float]) -> float:
+    """Slope of log value over log size: 1 is proportional, 2 quadratic, 0 constant."""
+    return float(np.polyfit(np.log(sizes), np.log(values), 1)[0])
+
+
+def growth(content: dict[str, Any]) -> Iterator[str]:
+    """Time and memory over sizes."""
+    base = ", ".join(f"{value} {name}" for name, value in content["base"].items())
+    yield "## How cost grows"
+    yield ""
+    yield (
+        f"`make bench-growth`: fine-tuning and strategies that cost the same, {content['epochs']} epochs, "
+        f"{content['validation']} validation images, from {base}; one of them at a time is changed. Medians of "
+        f"{content['repeats']}, start-up left out. The exponent is the slope of log cost over log size: 1 is "
+        "proportional, 2 quadratic, 0 constant."
+    )
+    yield ""
+    yield _machine(content["machine"])
+    yield ""
+    rows = []
+    for axis in dict.fromkeys(row["axis"] for row in content["growth"]):
+        mine = [row for row in content["growth"] if row["axis"] == axis]
+        sizes, seconds = [row["size"] for row in mine], [row["seconds"] for row in mine]
+        memory = [row["peak_mb"] for row in mine]
+        rows.append(
+            [
+                axis,
+                ", ".join(map(str, sizes)),
+                ", ".join(f"{value:.1f}" for value in seconds),
+                f"{exponent(sizes, seconds):.2f}",
+                ", ".join(f"{value:,}" for value in memory),
+                f"{exponent(sizes, memory):.2f}",
+            ]
+        )
+    yield from table(["", "sizes", "seconds", "exponent", "peak, MB", "exponent"], rows)
+    yield "## Start-up"
+    yield ""
+    for name, seconds in content["start_up"].items():
+        kept = "kept" if seconds < START_UP_LIMIT else "missed"
+        yield f"- `{name}`: {seconds:.1f} s, median of 5; the limit of {START_UP_LIMIT:g} s is {kept}."
+    yield ""
+    yield "## Where a training step spends its time"
+    yield ""
+    yield (
+        "torch.profiler over ten fine-tuning steps, one thread, share of an operator's own CPU time. What Thaw doesn't "
+        "compute itself is in the library's convolutions and BatchNorm; that bounds what fewer copies or less Python "
+        "can still bring."
+    )
+    yield ""
+    yield from table(
+        ["operator", "share, %"], [[f"`{row['operator']}`", f"{100 * row['share']:.1f}"] for row in content["step"]]
+    )
+    yield from _compiled(content["compiled"])
+
+
+def _compiled(compiled: dict[str, float] | None) -> Iterator[str]:
+    yield "## torch.compile"
+    yield ""
+    if compiled is None:
+        yield "Not measured: this machine has no C++ compiler, which torch.compile needs on a CPU."
+    else:
+        saved = compiled["eager"] - compiled["compiled"]
+        pays = (
+            f"it would pay for itself after {compiled['first'] / saved:,.0f} steps in one process, and every worker of "
+            "every stage compiles anew or loads its cache"
+            if saved > 0
+            else "it never pays: eager steps, with their own kernels for depthwise convolutions and padding, are faster"
+        )
+        yield (
+            f"The first compiled training step took {compiled['first']:.0f} s; after that, a step takes "
+            f"{1000 * compiled['compiled']:.0f} ms, and {1000 * compiled['eager']:.0f} ms eagerly (medians, side by "
+            f"side): {pays}. Thaw doesn't compile on a CPU."
+        )
+    yield ""
+
+
+# --- parts -----------------------------------------------------------------------------------------------------------
+
+
+def parts(content: dict[str, Any]) -> Iterator[str]:
+    """What pytest-benchmark measured."""
+    yield "## Parts"
+    yield ""
+    yield (
+        "`make bench` (one thread, 64 px, batches of 32); `make bench-save` keeps a run, and `make bench-compare` "
+        "fails where a median has grown by more than `BENCH_LIMIT` (30%) since. *Cached* steps start from kept "
+        "activations of the frozen groups."
+    )
+    yield ""
+    info = content["machine_info"]
+    cpu = info["cpu"].get("brand_raw", info["processor"])
+    yield f"{cpu}; Python {info['python_version']}; {content['datetime'][:10]}."
+    yield ""
+    rows = [
+        [f"`{entry['name'].removeprefix('test_')}`", _duration(entry["stats"]["median"]), str(entry["stats"]["rounds"])]
+        for entry in content["benchmarks"]
+    ]
+    yield from table(["part", "median", "rounds"], rows)
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds >= 1 else f"{1000 * seconds:.1f} ms"
+
+
+NOT_MEASURED = """## Not measured
+
+No GPU was at hand: CUDA graphs, several cells at once on one card, and throughput on an H100 are neither built nor
+measured. Cells train one after another on a GPU, data resident, in bf16.
+"""
+
+
+def read(name: str) -> Any:
+    """One file of measurements, None where it has not been made."""
+    path = FOLDER / name
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def main() -> None:
+    """Write the report over what has been measured so far."""
+    lines = ["# How fast is Thaw?", ""]
+    for name, section, command in (
+        ("peers.json", peers, "make bench-peers"),
+        ("growth.json", growth, "make bench-growth"),
+        ("bench.json", parts, "make bench"),
+    ):
+        content = read(name)
+        lines += [f"Not measured yet: `{command}`.", ""] if content is None else list(section(content))
+    lines.append(NOT_MEASURED)
+    (FOLDER / "report.md").write_text("\n".join(lines))
+    print(f"wrote {FOLDER / 'report.md'}")
+
+
+if __name__ == "__main__":
+    main()
