@@ -81,6 +81,17 @@ def test_cells_are_strategies_times_sizes_times_seeds_at_the_tuned_scales(tmp_pa
     assert {c.seed for c in pilots} == {1000, 1001}
 
 
+def test_an_ablation_may_have_seeds_of_its_own(tmp_path: Path) -> None:
+    def counted(given: str) -> int:
+        text = GOOD.replace("sweep_seeds: 2", f"sweep_seeds: 2\n    ablation_seeds: {given}")
+        return len(load(text, tmp_path).cells("tiny", "ablation"))
+
+    sizes = 2
+    assert len(load(GOOD, tmp_path).cells("tiny", "ablation")) == sizes * 3
+    assert counted("2") == counted("{all: 2}") == counted("{all: 3, frozen_norm: 2}") == sizes * 2
+    assert counted("{frozen_norm: 3}") == sizes * 3
+
+
 def test_an_ablation_changes_one_thing(tmp_path: Path) -> None:
     loaded = load(GOOD, tmp_path)
     changed, base = loaded.strategy("frozen_norm"), loaded.strategy("fine_tune")
@@ -131,6 +142,9 @@ def test_an_ablation_changes_one_thing(tmp_path: Path) -> None:
     ("sweep: {one_rate", "sweep: {two_rates", "no strategy or ablation 'two_rates'"),
     ("[10, 0.1]", "[10, 1e-1]", "'1e-1' is text"),
     ("sweep_seeds: 2", "sweep_seeds: 4", "4 is not between 2 and the study's 3 seeds"),
+    ("sweep_seeds: 2", "ablation_seeds: {frozen_nrom: 2}", "did you mean 'frozen_norm'?"),
+    ("sweep_seeds: 2", "ablation_seeds: {all: 4}", "4 is not between 2 and the study's 3 seeds"),
+    ("sweep_seeds: 2", "ablation_seeds: few", "'few' is no number of seeds"),
     ("[frozen_norm]", "[forzen_norm]", "no ablation 'forzen_norm'; did you mean 'frozen_norm'?"),
     ("of: fine_tune, set: {batch", "of: fine_tuna, set: {batch", "no strategy 'fine_tuna'"),
     ("{batch_norm: frozen}", "{batch_norm: frozen, dropout: 0.5}", "2 keys are changed; an ablation"),

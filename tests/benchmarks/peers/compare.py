@@ -60,11 +60,12 @@ def workload(
         ]
         strategies[strategy.name] = {"weights": strategy.weights, "phases": phases}
     entry = backbones.REGISTRY[study.backbone]
-    preprocessing = entry.preprocessing()
+    preprocessing = entry.preprocessing().at(study.resolution)
     return Workload(
         folder=str(root),
         seeds=list(study.seeds[:seeds]),
         strategies=strategies,
+        resize=preprocessing.resize,
         resolution=study.resolution,
         mean=list(preprocessing.mean),
         std=list(preprocessing.std),

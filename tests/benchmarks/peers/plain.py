@@ -18,7 +18,8 @@ WORKERS = 2  # processes that decode
 
 def loaders(workload: Workload, seed: int) -> tuple[DataLoader[Any], DataLoader[Any]]:
     """Training and validation images."""
-    size = [transforms.Resize(workload.resolution), transforms.CenterCrop(workload.resolution)]
+    bicubic = transforms.InterpolationMode.BICUBIC
+    size = [transforms.Resize(workload.resize, bicubic), transforms.CenterCrop(workload.resolution)]
     end = [transforms.ToTensor(), transforms.Normalize(workload.mean, workload.std)]
     augmented = transforms.Compose([*size, transforms.RandomHorizontalFlip(), *end])
     plain = transforms.Compose([*size, *end])

@@ -10,13 +10,15 @@ from fastai.callback.schedule import Learner  # its import adds fit_one_cycle
 from fastai.data.transforms import Normalize
 from fastai.learner import CrossEntropyLossFlat
 from fastai.metrics import accuracy
-from fastai.vision.augment import Flip, Resize
+from fastai.vision.augment import CropPad, Flip, Resize
 from fastai.vision.data import ImageDataLoaders
+from PIL.Image import Resampling
 
 from tests.benchmarks.peers import model as models
 from tests.benchmarks.peers.plain import WORKERS
 from tests.benchmarks.peers.workload import Workload, contend
 
+BICUBIC = (Resampling.BICUBIC, Resampling.NEAREST)  # of images, of masks
 FROZEN_RATE = 1e-10  # fastai wants a rate for every group; frozen ones don't use it
 
 
@@ -24,7 +26,7 @@ def train(workload: Workload, strategy: dict[str, Any], seed: int) -> float:
     """Train one run; its accuracy after the last epoch."""
     torch.manual_seed(seed)
     data = ImageDataLoaders.from_folder(
-        f"{workload.folder}/{seed}", train="train", valid="val", item_tfms=Resize(workload.resolution),
+        f"{workload.folder}/{seed}", train="train", valid="val", item_tfms=[Resize(workload.resize, resamples=BICUBIC), CropPad(workload.resolution)],
         batch_tfms=[Flip(), Normalize.from_stats(workload.mean, workload.std, cuda=False)],
         bs=workload.batch_size, val_bs=128, num_workers=WORKERS, device=torch.device("cpu"),
     )  # fmt: skip
