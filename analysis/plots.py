@@ -632,6 +632,59 @@ def rate_text(rate: float) -> str:
     return f"{float(mantissa):g}e{int(exponent)}"
 
 
+def range_tests(finder: pd.DataFrame, compared: pd.DataFrame, looks: Looks) -> Figure:
+    """Smoothed loss while all rates grow: one panel a strategy, one thin line a seed, suggestions and the scale used.
+
+    finder: strategy, seed, lr_scale, smoothed. compared: strategy, rule, middle, used. Losses above twice the first
+    are cut off.
+    """
+    names = [name for name in looks if name in set(finder["strategy"])]
+    columns = min(4 if len(names) > 6 else 3, len(names))
+    rows = -(-len(names) // columns)
+    figure = _figure(0.75 + 1.85 * rows)
+    panels = figure.subplots(rows, columns, sharex=True, squeeze=False).ravel()
+    for panel, name in zip(panels, names, strict=False):
+        colour = looks[name][0]
+        mine = finder[finder["strategy"] == name]
+        firsts = []
+        for _, test in mine.groupby("seed"):
+            curve = test.sort_values("lr_scale")
+            firsts.append(float(curve["smoothed"].iloc[0]))
+            panel.plot(curve["lr_scale"], curve["smoothed"], color=colour, linewidth=0.8, alpha=0.7)
+        low = float(mine["smoothed"].min())
+        panel.set_ylim(low - 0.08 * max(firsts), 2 * max(firsts))
+        for rule, dashes in FINDER_LINES.items():
+            found = compared[(compared["strategy"] == name) & (compared["rule"] == rule)]
+            for middle in found["middle"].dropna():
+                panel.axvline(middle, color=INK, linewidth=1.1, linestyle=(0, dashes))
+        for used in compared.loc[compared["strategy"] == name, "used"].unique():
+            panel.axvline(used, color=GREY, linewidth=2.6, alpha=0.6, zorder=0)
+        panel.set_xscale("log")
+        panel.set_title(name, loc="left")
+    for i, panel in enumerate(panels[: len(names)]):
+        if i % columns == 0:
+            panel.set_ylabel("smoothed loss")
+        if i >= len(names) - columns:
+            panel.tick_params(labelbottom=True)
+            panel.set_xlabel("lr_scale (log)")
+    for panel in panels[len(names) :]:
+        panel.set_axis_off()
+    handles = [
+        Line2D([], [], color=GREY, linewidth=2.6, alpha=0.6, label="scale used"),
+        Line2D([], [], color=INK, linewidth=1.1, linestyle=(0, FINDER_LINES["steepest"]), label="steepest slope"),
+        Line2D([], [], color=INK, linewidth=1.1, linestyle=(0, FINDER_LINES["tenth_of_lowest"]), label="lowest / 10"),
+        Line2D([], [], color=OKABE_ITO["blue"], linewidth=0.8, label="one seed (coloured)"),
+    ]
+    if len(panels) > len(names):
+        panels[-1].legend(handles=handles, loc="center", borderaxespad=0)
+    else:
+        figure.legend(handles=handles, loc="outside lower center", ncols=4)
+    return figure
+
+
+FINDER_LINES: Mapping[str, tuple[float, ...]] = {"steepest": (4, 2), "tenth_of_lowest": (1, 1.5)}  # dashes
+
+
 def phases(ends: pd.DataFrame, means: pd.DataFrame, labels: Mapping[str, Sequence[str]], looks: Looks) -> Figure:
     """Validation accuracy at the end of each phase: one panel a strategy, one thin line a seed.
 

@@ -19,7 +19,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-from analysis import findings, plots, wording
+from analysis import exercises, finder, findings, plots, wording
 from analysis.claims import Claim, ClaimsError, judge, load_claims
 from analysis.findings import REFERENCE, Numbers, Sweep
 from analysis.tables import GROUPS, TablesError, load
@@ -54,6 +54,7 @@ def pictures(numbers: Numbers, judged: Sequence[dict[str, Any]], claims: Sequenc
         _phases,
         _drift,
         _ablations,
+        _range_tests,
         lambda numbers: _claims(numbers, judged, claims),
         _recall,
     )
@@ -372,6 +373,26 @@ def _ablations(numbers: Numbers) -> Iterator[Picture]:
     )
 
 
+def _range_tests(numbers: Numbers) -> Iterator[Picture]:
+    tables = numbers.tables
+    if tables.lr_finder.empty:
+        return
+    table = finder.compared(tables.lr_suggestions, tables.provenance)
+    size, seeds = int(table["per_class"].max()), tables.lr_suggestions["seed"].nunique()
+    mine = tables.lr_finder[["strategy", "per_class", "seed", "lr_scale", "loss", "smoothed"]]
+    yield Picture(
+        "lr_finder",
+        "lr_finder",
+        "Range test of the learning rate: smoothed loss by scale of the rates, one panel a strategy",
+        f"Smoothed loss of single batches while all rates of a strategy's longest phase grow together, "
+        f"{counted(size, 'image')} a class, {counted(seeds, 'seed')}. The scale multiplies the rates as written; "
+        "lines across are medians over seeds of the two suggestions, and the scale that the final runs used. Losses "
+        "above twice the first are cut off.",
+        mine,
+        _drawing(plots.range_tests, mine, table, _looks(numbers)),
+    )
+
+
 def _claims(numbers: Numbers, judged: Sequence[dict[str, Any]], claims: Sequence[Claim]) -> Iterator[Picture]:
     in_points = {claim.id for claim in claims if claim.parts and claim.parts[0].metric != "drift"}
     # With fewer than 5 seeds there is no p, and an interval so wide that it would flatten all others.
@@ -477,6 +498,8 @@ def render(
         ],
         thresholds=wording.sweep_thresholds(),
         has_phases=not numbers.gains.empty,
+        exercises=exercises.answered(numbers),
+        finder=_finder(numbers),
         ablations=wording.ablation_rows(numbers.ablations),
         ledger=wording.ledger(judged, claims, numbers.tables.study),
         sensitivity=wording.robustness_words(numbers),
@@ -490,6 +513,15 @@ def render(
         origins=wording.origin_rows(numbers),
     )
     return text.rstrip() + "\n"
+
+
+def _finder(numbers: Numbers) -> dict[str, Any] | None:
+    tables = numbers.tables
+    if tables.lr_suggestions.empty:
+        return None
+    table = finder.compared(tables.lr_suggestions, tables.provenance)
+    tuned = tables.provenance["parameters"]["study"].get("learning_rates") == "tuned"
+    return {"words": finder.words(table, tuned), "table": finder.rows_of(table)}
 
 
 def write(folder: Path) -> list[Answer]:

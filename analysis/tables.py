@@ -22,6 +22,8 @@ RUN_COLUMNS = [
 ]
 HISTORY_COLUMNS = [*KEY, "phase", "epoch", "split", "metric", "value"]
 DRIFT_COLUMNS = [*KEY, "phase", "group", "weight_distance"]
+FINDER_COLUMNS = ["study", "strategy", "per_class", "seed", "lr_scale", "loss", "smoothed"]
+SUGGESTION_COLUMNS = ["study", "strategy", "per_class", "seed", "steepest", "tenth_of_lowest", "status"]
 GROUPS = ("stem", "stage1", "stage2", "stage3", "stage4", "head")  # input to output
 ROLE_FILES = {"final": "runs.csv", "pilot": "tune.csv", "sweep": "sweep.csv", "ablation": "ablations.csv"}
 TESTED_ROLES = ("final", "sweep", "ablation")  # their predictions on test images are kept
@@ -67,6 +69,8 @@ class Tables:
     drift: pd.DataFrame
     declared: pd.DataFrame
     missing_cells: pd.DataFrame
+    lr_finder: pd.DataFrame
+    lr_suggestions: pd.DataFrame
     predictions: Predictions
     provenance: dict[str, Any]
 
@@ -102,6 +106,7 @@ def load(folder: Path) -> Tables:
     present = pd.concat([table[KEY] for table in tables.values()])
     for frame, file in ((history, "history.csv"), (drift, "drift.csv")):
         _subset(frame, present, folder / file, "is in none of the tables of runs", "each of its cells has a run")
+    finder, suggestions = _range_tests(folder, study)
     predictions = _predictions(folder / "predictions.npz")
     _check_predictions(predictions, tables, provenance, folder)
     for role in TESTED_ROLES:
@@ -121,9 +126,29 @@ def load(folder: Path) -> Tables:
         drift=drift,
         declared=declared,
         missing_cells=missing,
+        lr_finder=finder,
+        lr_suggestions=suggestions,
         predictions=predictions,
         provenance=provenance,
     )
+
+
+def _range_tests(folder: Path, study: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    finder = _csv(folder / "lr_finder.csv", FINDER_COLUMNS)
+    suggestions = _csv(folder / "lr_suggestions.csv", SUGGESTION_COLUMNS)
+    key = ["strategy", "per_class", "seed"]
+    for frame, file, columns in (
+        (finder, "lr_finder.csv", [*key, "lr_scale"]),
+        (suggestions, "lr_suggestions.csv", key),
+    ):
+        _of_study(frame, study, folder / file)
+        doubled = frame[frame.duplicated(columns)]
+        if len(doubled):
+            where = ", ".join(f"{name} {doubled.iloc[0][name]}" for name in columns)
+            raise TablesError(f"{folder / file} holds this more than once: {where}; each may stand there once")
+    if set(map(tuple, finder[key].to_numpy())) - set(map(tuple, suggestions[key].to_numpy())):
+        raise TablesError(f"{folder}: lr_finder.csv has tests that are not in lr_suggestions.csv; run `dvc repro`")
+    return finder, suggestions
 
 
 def mixed(environments: Sequence[dict[str, Any]]) -> dict[str, list[str]]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import multiprocessing
 import os
 import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, as_completed, wait
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from pipeline import heads
 from pipeline.heads import Watch
+from pipeline.lr_finder import RangeTest, range_test
 from pipeline.training import OutOfMemory, Run, Task, train
 
 THREADS = 1  # of one cell on a CPU: two cells of one thread finish 1.3 times sooner than one after the other with two
@@ -51,25 +53,42 @@ def run_all(tasks: Sequence[Task], on: torch.device, state: Mapping[str, Tensor]
         for number in together.alone:
             yield train(tasks[number], on, lambda epoch, number=number: watch(number, epoch), state)  # type: ignore[misc]
         return
-    context = multiprocessing.get_context("fork")
-    epochs: Any = context.SimpleQueue()
-    pool = ProcessPoolExecutor(
-        max(1, min(workers(), len(together.pieces) + len(together.alone))),
-        context,
-        initializer=_start_worker,
-        initargs=(tasks, together, state, epochs, os.getpid()),
-    )
-    with pool:
+    epochs: Any = multiprocessing.get_context("fork").SimpleQueue()
+    with _pool(len(together.pieces) + len(together.alone), (tasks, together, state, epochs)) as pool:
         pieces = [pool.submit(_extract, number) for number in range(len(together.pieces))]
         waiting = {pool.submit(_work, number) for number in together.alone}
+        yield from together.train([piece.result() for piece in pieces], watch)
+        while waiting:
+            done, waiting = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)
+            while not epochs.empty():
+                watch(*epochs.get())
+            for future in done:
+                yield future.result()
+
+
+def range_tests(
+    tasks: Sequence[Task], on: torch.device, state: Mapping[str, Tensor] | None
+) -> Iterator[tuple[int, RangeTest]]:
+    """The learning-rate range test of each task, as it finishes, with the task's number."""
+    if on.type != "cpu":
+        yield from ((number, range_test(task, on, state)) for number, task in enumerate(tasks))
+        return
+    keep_memory()
+    torch.set_num_threads(THREADS)
+    with _pool(len(tasks), (tasks, None, state, None)) as pool:
+        numbers = {pool.submit(_test, number): number for number in range(len(tasks))}
+        for future in as_completed(numbers):
+            yield numbers[future], future.result()
+
+
+@contextlib.contextmanager
+def _pool(jobs: int, shared: tuple[Any, ...]) -> Iterator[ProcessPoolExecutor]:
+    """Forked workers that know `shared`; what is waiting when the caller leaves is dropped."""
+    context = multiprocessing.get_context("fork")
+    count = max(1, min(workers(), jobs))
+    with ProcessPoolExecutor(count, context, initializer=_start_worker, initargs=(*shared, os.getpid())) as pool:
         try:
-            yield from together.train([piece.result() for piece in pieces], watch)
-            while waiting:
-                done, waiting = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)
-                while not epochs.empty():
-                    watch(*epochs.get())
-                for future in done:
-                    yield future.result()
+            yield pool
         except BrokenProcessPool as error:
             raise OutOfMemory(
                 "a training process was killed from outside, most likely for want of memory: lower THAW_WORKERS "
@@ -86,7 +105,7 @@ _EPOCHS: Any = None
 
 
 def _start_worker(
-    tasks: Sequence[Task], together: heads.Together, state: Mapping[str, Tensor] | None, epochs: Any, parent: int
+    tasks: Sequence[Task], together: heads.Together | None, state: Mapping[str, Tensor] | None, epochs: Any, parent: int
 ) -> None:
     global _TASKS, _TOGETHER, _STATE, _EPOCHS
     _TASKS, _TOGETHER, _STATE, _EPOCHS = tasks, together, state, epochs
@@ -105,6 +124,10 @@ def _extract(number: int) -> tuple[NDArray[np.float32], float]:
 
 def _work(number: int) -> Run:
     return train(_TASKS[number], torch.device("cpu"), lambda epoch: _EPOCHS.put((number, epoch)), _STATE)
+
+
+def _test(number: int) -> RangeTest:
+    return range_test(_TASKS[number], torch.device("cpu"), _STATE)
 
 
 def keep_memory() -> None:

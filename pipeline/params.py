@@ -75,7 +75,8 @@ class Study:
     batch_size: int
     watched: int  # at most so many images are watched as validation
     sweep_seeds: tuple[int, ...]
-    ablation_seeds: tuple[int, ...]
+    ablation_seeds: Mapping[str, tuple[int, ...]]  # of each ablation
+    lr_finder_seeds: tuple[int, ...]  # none: no range tests
     strategies: tuple[str, ...]
 
 
@@ -140,7 +141,7 @@ class Params:
                 (name, size, chosen.get((size, self.ablations[name].of), 1.0), seed)
                 for name in s.ablations
                 for size in s.per_class
-                for seed in s.ablation_seeds
+                for seed in s.ablation_seeds[name]
             ]
         return tuple(
             Cell(study, role, name, size, scale, seed)
@@ -255,7 +256,8 @@ class _Study(_Block):
     batch_size: Annotated[int, Field(ge=2)] = 32
     watched: Annotated[int, Field(ge=0, le=500)] = 500
     sweep_seeds: int | None = None
-    ablation_seeds: int | None = None
+    ablation_seeds: Any = None  # _ablation_seeds reads it
+    lr_finder_seeds: int = 0
     strategies: Annotated[list[str], Field(min_length=1)] | None = None
 
     @field_validator("seeds", mode="before")
@@ -444,7 +446,8 @@ def _study(name: str, block: _Study, strategies: Mapping[str, Strategy], ablatio
         batch_size=block.batch_size,
         watched=block.watched,
         sweep_seeds=_first(f"{key}.sweep_seeds", block.sweep_seeds, seeds),
-        ablation_seeds=_first(f"{key}.ablation_seeds", block.ablation_seeds, seeds),
+        ablation_seeds=_ablation_seeds(f"{key}.ablation_seeds", block, seeds),
+        lr_finder_seeds=_first(f"{key}.lr_finder_seeds", block.lr_finder_seeds, seeds) if block.lr_finder_seeds else (),
         strategies=trained,
     )
 
@@ -492,6 +495,18 @@ def _scales(key: str, tried: list[Any]) -> tuple[float, ...]:
         raise ParamsError(f"{key}: {error}") from None
     _once(key, scales)
     return scales
+
+
+def _ablation_seeds(key: str, block: _Study, seeds: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+    """How many seeds each ablation gets: one number, or {ablation: number, all: number of those not named}."""
+    given = block.ablation_seeds if isinstance(block.ablation_seeds, dict) else {"all": block.ablation_seeds}
+    for name in given:
+        _known(key, str(name), "ablation of this study", ("all", *block.ablations))
+    counts = {name: given.get(name, given.get("all")) for name in block.ablations}
+    for count in given.values():
+        if count is not None and (isinstance(count, bool) or not isinstance(count, int)):
+            raise ParamsError(f"{key}: {count!r} is no number of seeds; give one, such as 5, or {{all: 5, name: 10}}")
+    return {name: _first(key, count, seeds) for name, count in counts.items()}
 
 
 def _first(key: str, count: int | None, seeds: tuple[int, ...]) -> tuple[int, ...]:

@@ -112,7 +112,7 @@ def train(
     weight file again. Raises OutOfMemory with the setting to lower.
     """
     with surroundings(task, device):
-        return _Training(task, device, state).run(progress)
+        return Training(task, device, state).run(progress)
 
 
 @contextlib.contextmanager
@@ -140,7 +140,7 @@ def _precision(device: torch.device, resolution: int) -> Iterator[None]:
         yield
 
 
-class _Training:
+class Training:
     """The state of one run while it lasts."""
 
     def __init__(self, task: Task, device: torch.device, state: Mapping[str, Tensor] | None) -> None:
@@ -233,8 +233,8 @@ class _Training:
         kept: prefix.Prefix | None,
         positions: NDArray[np.int64],
         draws: augmentation.Draws,
-    ) -> None:
-        """One training step on the drawn images at `positions`."""
+    ) -> Tensor:
+        """One training step on the drawn images at `positions`; their loss before it."""
         indices = self.task.train.indices[positions]
         at = torch.from_numpy(positions).to(self.device)
         if kept is None:
@@ -249,6 +249,7 @@ class _Training:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         self.steps_done += 1
+        return loss.detach()
 
     def record(self, phase: int, epoch: int, split: str, images: Images, seen: prefix.Prefix) -> bool:
         """Evaluate and note loss and accuracy of one split; whether the loss is finite."""

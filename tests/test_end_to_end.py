@@ -95,6 +95,7 @@ def test_dvc_repro_leaves_tables_a_report_and_mirrored_runs_and_repeats_only_wha
     assert len(rows) == 2 * 2 * 2
     assert {row["status"] for row in rows} == {"ok"}
     assert len((reports / "sweep.csv").read_text().splitlines()) == 1 + 2 * 2 * 2
+    assert (reports / "lr_suggestions.csv").read_text().splitlines()[1:] == []  # the study asks for no range test
     assert json.loads((project / "results" / "tiny" / "rates.json").read_text()) == {
         size: {"feature_extraction": 1.0, "fine_tune": 1.0} for size in ("3", "6")
     }
@@ -166,6 +167,34 @@ def test_heads_that_trained_together_are_trained_again_together(project: Path) -
     command(*arguments, folder=project)  # a third seed changes the company, so all are trained anew
     assert len(list(place.glob("[!.]*_seed*"))) == 2 * 3
     assert not {path.name for path in place.glob("[!.]*_seed*")} & set(written)
+
+
+@pytest.mark.slow
+def test_range_tests_are_kept_and_only_missing_ones_are_made(project: Path) -> None:
+    (project / "params.yaml").write_text(PARAMS.replace("watched: 4", "watched: 4\n    lr_finder_seeds: 2"))
+    for stage in ("prepare", "subset", "tune", "lr_finder"):
+        command(sys.executable, "-m", f"pipeline.stages.{stage}", "tiny", folder=project)
+    place = project / "results" / "tiny" / "lr_finder"
+    contents = {path.name: path.read_bytes() for path in place.glob("*.json")}
+    assert sorted(contents) == [
+        f"{strategy}_6-a-class_seed{seed}.json" for strategy in ("feature_extraction", "fine_tune") for seed in (0, 1)
+    ]
+    broken = place / "fine_tune_6-a-class_seed1.json"
+    broken.write_text("{")
+    command(sys.executable, "-m", "pipeline.stages.lr_finder", "tiny", folder=project)
+    again = {path.name: path.read_bytes() for path in place.glob("*.json")}
+    assert json.loads(again[broken.name])["losses"] == json.loads(contents[broken.name])["losses"]
+    assert {name for name in contents if again[name] != contents[name]} <= {broken.name}
+    for strategy in ("feature_extraction", "fine_tune"):
+        command(sys.executable, "-m", "pipeline.stages.train", "tiny", strategy, folder=project)
+    command(sys.executable, "-m", "pipeline.stages.collect", "tiny", folder=project)
+    with (project / "reports" / "tiny" / "lr_suggestions.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["strategy"], row["seed"]) for row in rows] == [
+        (strategy, seed) for strategy in ("feature_extraction", "fine_tune") for seed in "01"
+    ]
+    command(sys.executable, "-m", "analysis.report", "tiny", folder=project)
+    assert "## LR finder" in (project / "reports" / "tiny" / "report.md").read_text()
 
 
 def test_a_second_writer_is_refused_while_the_first_trains(project: Path) -> None:

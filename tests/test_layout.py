@@ -16,7 +16,7 @@ RANKS = (
     {"randomness", "strategies", "convolutions"},
     {"backbones", "datasets", "subsets"},
     {"augmentation", "phases", "prefix", "evaluation", "drift"},
-    {"training", "heads", "runs", "tracking", "params", "execution"},
+    {"training", "lr_finder", "heads", "runs", "tracking", "params", "execution"},
 )  # a module imports from its own rank or those before it; stages import from all
 
 

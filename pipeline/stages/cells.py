@@ -120,11 +120,10 @@ class Workbench:
             self._by_companions[role] = found
         return self._by_companions[role]
 
-    def fingerprint(self, cell: Cell) -> str:
-        """Everything that can change a cell's result."""
+    def inputs(self, cell: Cell) -> dict[str, Any]:
+        """Everything that can change a cell's result where it trains alone."""
         trained_on, watched, judged = (self.prepared.ids_sha256(part) for part in self.parts(cell))
-        together = [(other.lr_scale, other.seed) for other in self.together(cell)]
-        return runs.fingerprint({
+        return {
             "cell": asdict(cell),
             "parameters": self.shared(),
             "strategy": asdict(self.strategy(cell)),
@@ -134,8 +133,12 @@ class Workbench:
             "torch": _torch_release(),
             "device_kind": self.device.type,
             "numerics_version": NUMERICS_VERSION,
-            **({"together": together} if together else {}),
-        })  # fmt: skip
+        }
+
+    def fingerprint(self, cell: Cell) -> str:
+        """The SHA-256 of everything that can change a cell's result."""
+        together = [(other.lr_scale, other.seed) for other in self.together(cell)]
+        return runs.fingerprint({**self.inputs(cell), **({"together": together} if together else {})})
 
     def stored(self, cell: Cell) -> StoredRun | None:
         """The run of a cell, if the store has it and it is whole."""

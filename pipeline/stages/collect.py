@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import logging
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
@@ -14,8 +15,9 @@ from typing import Any, get_args
 import numpy as np
 
 from pipeline import backbones, runs
+from pipeline.lr_finder import RangeTest
 from pipeline.runs import RunStoreError, StoredRun
-from pipeline.stages import cells, command, prepared
+from pipeline.stages import cells, command, lr_finder, prepared
 from pipeline.stages.cells import Workbench
 from pipeline.strategies import Cell, Role
 
@@ -28,10 +30,12 @@ RUN_COLUMNS = (
     "val_accuracy", "test_accuracy", "balanced_accuracy", "log_loss", "ece", "seconds", "trainable_parameters",
     "total_parameters", "fingerprint",
 )  # fmt: skip
+FINDER_COLUMNS = ("study", "strategy", "per_class", "seed", "lr_scale", "loss", "smoothed")
+SUGGESTION_COLUMNS = ("study", "strategy", "per_class", "seed", "steepest", "tenth_of_lowest", "status")
 
 
 def collect(study: str) -> None:
-    """Write reports/<study>/: runs, tune, sweep, ablations, declared, history, drift (CSV), predictions, provenance.
+    """Write the tables of reports/<study>/, the predictions and the provenance.
 
     Raises RunStoreError where the test images of a run are not the prepared ones.
     """
@@ -49,6 +53,12 @@ def collect(study: str) -> None:
         _write(target / file, RUN_COLUMNS, rows)
     _write(target / "history.csv", (*KEY, "phase", "epoch", "split", "metric", "value"), _history(stored.values()))
     _write(target / "drift.csv", (*KEY, "phase", "group", "weight_distance"), _drift(stored.values()))
+    tests = list(lr_finder.all_stored(bench))
+    absent_tests = len(lr_finder.tested(bench)) - len(tests)
+    if absent_tests:
+        LOG.warning("%d range tests of learning rates are missing; `dvc repro` runs them", absent_tests)
+    _write(target / "lr_finder.csv", FINDER_COLUMNS, _range_tests(tests))
+    _write(target / "lr_suggestions.csv", SUGGESTION_COLUMNS, _suggestions(tests))
     judged_on_test = [run for cell, run in stored.items() if cell.role != "pilot"]
     runs.write_atomically(target / "predictions.npz", _predictions(bench, judged_on_test))
     prepared.write_json(target / "provenance.json", _provenance(bench, stored))
@@ -89,6 +99,20 @@ def _drift(stored: Iterable[StoredRun]) -> Iterable[list[Any]]:
         key = [getattr(run.run.cell, column) for column in KEY]
         for row in run.run.drift:
             yield [*key, row.phase, row.group, f"{row.weight_distance:.6g}"]
+
+
+def _range_tests(tests: Iterable[tuple[Cell, RangeTest]]) -> Iterable[list[Any]]:
+    for cell, found in tests:
+        for scale, loss, smoothed in zip(found.scales, found.losses, found.smoothed, strict=True):
+            if math.isfinite(loss):
+                key = [cell.study, cell.strategy, cell.per_class, cell.seed]
+                yield [*key, f"{scale:.6g}", round(loss, 6), round(smoothed, 6)]
+
+
+def _suggestions(tests: Iterable[tuple[Cell, RangeTest]]) -> Iterable[list[Any]]:
+    for cell, found in tests:
+        rates = [None if scale is None else f"{scale:.6g}" for scale in (found.steepest, found.tenth_of_lowest)]
+        yield [cell.study, cell.strategy, cell.per_class, cell.seed, *rates, "diverged" if found.diverged else "ok"]
 
 
 def _predictions(bench: Workbench, stored: Sequence[StoredRun]) -> bytes:

@@ -39,6 +39,8 @@ RUN_COLUMNS = [
 ]
 HISTORY_COLUMNS = [*KEY, "phase", "epoch", "split", "metric", "value"]
 DRIFT_COLUMNS = [*KEY, "phase", "group", "weight_distance"]
+FINDER_COLUMNS = ["study", "strategy", "per_class", "seed", "lr_scale", "loss", "smoothed"]
+SUGGESTION_COLUMNS = ["study", "strategy", "per_class", "seed", "steepest", "tenth_of_lowest", "status"]
 GROUPS = ("stem", "stage1", "stage2", "stage3", "stage4", "head")
 PARAMETERS = {"stem": 928, "stage1": 6_000, "stage2": 36_000, "stage3": 560_000, "stage4": 2_768_080, "head": 2_562}
 
@@ -88,6 +90,7 @@ class Plan:
     sweep_seeds: Sequence[int] = (0, 1)
     sweep_diverged: Sequence[float] = ()  # lr_scales
     ablations: Mapping[str, tuple[str, float]] = field(default_factory=dict)  # name -> (strategy, effect in points)
+    lr_finder_seeds: Sequence[int] = ()
     validation: bool = True
     pool_images: int = 1968
     environments: Sequence[Mapping[str, Any]] = ({},)  # what is special about each
@@ -224,6 +227,9 @@ class _Writer:
         pd.DataFrame(self.declared, columns=KEY).to_csv(folder / "declared.csv", index=False)
         pd.DataFrame(self.history, columns=HISTORY_COLUMNS).to_csv(folder / "history.csv", index=False)
         pd.DataFrame(self.drift, columns=DRIFT_COLUMNS).to_csv(folder / "drift.csv", index=False)
+        finder, suggestions = self._range_tests()
+        pd.DataFrame(finder, columns=FINDER_COLUMNS).to_csv(folder / "lr_finder.csv", index=False)
+        pd.DataFrame(suggestions, columns=SUGGESTION_COLUMNS).to_csv(folder / "lr_suggestions.csv", index=False)
         np.savez_compressed(
             folder / "predictions.npz",
             ids=np.array([f"cell{i:04d}.png" for i in range(len(self.labels))]),
@@ -233,6 +239,23 @@ class _Writer:
             classes=np.array(list(plan.classes)),
         )
         (folder / "provenance.json").write_text(json.dumps(self._provenance(), indent=1))
+
+    def _range_tests(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """Losses that fall fastest at 0.3 times the rates and are lowest at 20 times; scratch has no steepest slope."""
+        plan, finder, suggestions = self.plan, [], []
+        scales = np.geomspace(1e-3, 1e3, 60)
+        for name in plan.strategies if plan.lr_finder_seeds else ():
+            for seed in plan.lr_finder_seeds:
+                key = {"study": plan.study, "strategy": name, "per_class": max(plan.per_class), "seed": seed}
+                logs = np.log10(scales)
+                losses = 0.7 - 0.4 / (1 + np.exp(-4 * (logs + 0.5))) + 0.8 * np.maximum(logs - 1.3, 0) + 0.01 * seed
+                finder += [
+                    {**key, "lr_scale": scale, "loss": loss, "smoothed": loss}
+                    for scale, loss in zip(scales, losses, strict=True)
+                ]
+                steepest = None if name == "scratch" else 0.3 * (1 + 0.1 * seed)
+                suggestions.append({**key, "steepest": steepest, "tenth_of_lowest": 2.0, "status": "ok"})
+        return finder, suggestions
 
     def _provenance(self) -> dict[str, Any]:
         plan = self.plan

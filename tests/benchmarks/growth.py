@@ -20,11 +20,12 @@ import torch
 import yaml
 from torch.profiler import ProfilerActivity, profile
 
-from pipeline import augmentation, execution, params, phases
+from pipeline import augmentation, backbones, execution, heads, params, phases
 from pipeline.strategies import GROUPS, Phase, Strategy
-from pipeline.training import _Training
+from pipeline.training import Training
 from tests.benchmarks import machine
 from tests.benchmarks.peers.compare import workload, write_images
+from tests.benchmarks.peers.with_thaw import tasks
 from tests.benchmarks.test_speed import BATCH, CPU, a_task
 from tests.conftest import write_image_folder
 
@@ -100,12 +101,33 @@ def start_up() -> dict[str, float]:
         }
 
 
-def _a_step() -> tuple[_Training, Callable[[], None]]:
+def feature_extraction_parts(loaded: params.Params) -> dict[str, float]:
+    """Where the seconds of feature extraction go (20 epochs, one run, the embedded study's images), on one core."""
+    execution.keep_memory()
+    torch.set_num_threads(execution.THREADS)
+    state, _ = backbones.read_weights(backbones.REGISTRY["efficientnet_lite0"].weights)
+    with tempfile.TemporaryDirectory() as folder:
+        write_images(Path(folder), loaded.study("quick"))
+        work = workload(Path(folder), loaded, loaded.study("quick"), ("feature_extraction",), 1, 20)
+        marks = [time.perf_counter()]
+        given = tasks(work)
+        marks.append(time.perf_counter())
+        together = heads.Together(given, CPU, state)
+        marks.append(time.perf_counter())
+        extracted = [together.extract(piece) for piece in range(len(together.pieces))]
+        marks.append(time.perf_counter())
+        list(together.train(extracted, lambda *_: None))
+        marks.append(time.perf_counter())
+    names = ("decode every image once", "build the model", "features of every image and view", "train the head")
+    return {name: round(end - start, 2) for name, start, end in zip(names, marks, marks[1:], strict=False)}
+
+
+def _a_step() -> tuple[Training, Callable[[], None]]:
     """A fine-tuning step, one thread."""
     torch.set_num_threads(execution.THREADS)
     execution.keep_memory()
     strategy = Strategy("fine_tune", (Phase(1, dict.fromkeys(GROUPS, 1e-4)),))
-    training = _Training(a_task(strategy), CPU, None)
+    training = Training(a_task(strategy), CPU, None)
     phase = strategy.phases[0]
     phases.freeze(training.model, phase, "train")
     optimizer = phases.optimizer(training.model, phase)
@@ -161,6 +183,7 @@ def main() -> None:
         "repeats": REPEATS,
         "growth": rows,
         "start_up": start_up(),
+        "feature_extraction": feature_extraction_parts(params.load()),
         "step": profiled_step(),
         "compiled": compiled_step(),
     }

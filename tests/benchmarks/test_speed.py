@@ -21,7 +21,7 @@ from pipeline.evaluation import Metrics
 from pipeline.runs import Provenance
 from pipeline.stages import cells, collect, command, prepare, prepared, subset
 from pipeline.strategies import GROUPS, Cell, Phase, Strategy
-from pipeline.training import DriftRow, HistoryRow, Run, Task, _Training
+from pipeline.training import DriftRow, HistoryRow, Run, Task, Training
 from tests.analysis.conftest import Plan, write_tables
 from tests.conftest import some_images, write_image_folder
 
@@ -96,7 +96,7 @@ def test_step_learning_from(
     benchmark: BenchmarkFixture, state: dict[str, torch.Tensor], group: str, kept: bool
 ) -> None:
     strategy = learning_from(group)
-    training = _Training(a_task(strategy), CPU, state)
+    training = Training(a_task(strategy), CPU, state)
     phase = strategy.phases[0]
     phases.freeze(training.model, phase, "train")
     optimizer = phases.optimizer(training.model, phase)
@@ -111,7 +111,7 @@ def test_step_learning_from(
 def test_compute_the_prefix_of_200_images(
     benchmark: BenchmarkFixture, state: dict[str, torch.Tensor], group: str
 ) -> None:
-    training = _Training(a_task(learning_from(group)), CPU, state)
+    training = Training(a_task(learning_from(group)), CPU, state)
     training.model.eval()
     images = list(training.normalised(training.train_images))
     benchmark(lambda: prefix.compute(training.model, group, images, flipped=True))
@@ -127,7 +127,7 @@ def test_head_batch_epoch_of_cells(benchmark: BenchmarkFixture, state: dict[str,
 
 
 def test_evaluate_128_images(benchmark: BenchmarkFixture, state: dict[str, torch.Tensor]) -> None:
-    training = _Training(a_task(learning_from("stem")), CPU, state)
+    training = Training(a_task(learning_from("stem")), CPU, state)
     training.model.eval()
     batch = next(training.normalised(training.train_images))
     benchmark(lambda: evaluation.predict(training.model, [batch]))

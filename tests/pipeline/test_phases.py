@@ -10,7 +10,7 @@ import torch
 
 from pipeline import backbones, phases
 from pipeline.strategies import GROUPS, Phase, Strategy, epochs_of_phases
-from pipeline.training import Task, _Training
+from pipeline.training import Task, Training
 from tests.conftest import ALL, HEAD, STRATEGIES
 
 CPU = torch.device("cpu")
@@ -34,7 +34,7 @@ def test_groups_without_a_rate_do_not_move_by_a_bit_in_any_phase(
     task: Callable[..., Task], strategy: Strategy, augmentation: str, backbone: str
 ) -> None:
     changed = Strategy(strategy.name, strategy.phases, weights="none", augmentation=augmentation)  # type: ignore[arg-type]
-    training = _Training(task(changed, backbone=backbone), CPU, None)
+    training = Training(task(changed, backbone=backbone), CPU, None)
     lengths = epochs_of_phases([phase.share for phase in changed.phases], 4)
     done = 0
     for number, (phase, length) in enumerate(zip(changed.phases, lengths, strict=True), start=1):
@@ -61,7 +61,7 @@ def test_batch_norm_of_learning_groups_does_what_its_mode_says(
     task: Callable[..., Task], mode: str, statistics: bool, affine: bool
 ) -> None:
     strategy = Strategy("s", (Phase(1, ALL),), batch_norm=mode)  # type: ignore[arg-type]
-    training = _Training(task(strategy, epochs=1), CPU, None)
+    training = Training(task(strategy, epochs=1), CPU, None)
     layer = next(phases.batch_norms(training.model.group("stage2")))
     mean, weight = layer.running_mean, layer.weight
     assert mean is not None
@@ -77,7 +77,7 @@ def test_batch_norm_of_learning_groups_does_what_its_mode_says(
 
 def test_forgotten_batch_norm_moves_buffers_of_frozen_groups_and_no_weight(task: Callable[..., Task]) -> None:
     strategy = Strategy("s", (Phase(1, HEAD),), frozen_groups="batch_norm_forgotten")
-    training = _Training(task(strategy, epochs=1), CPU, None)
+    training = Training(task(strategy, epochs=1), CPU, None)
     before = states(training.model)
     list(training.phase(1, strategy.phases[0], 1, 0))
     after = states(training.model)

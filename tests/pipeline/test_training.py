@@ -14,7 +14,7 @@ import torch
 from pipeline import execution, prefix
 from pipeline.augmentation import Draws, augment
 from pipeline.strategies import Phase, Strategy
-from pipeline.training import NUMERICS_VERSION, OutOfMemory, Run, Task, _Training, train
+from pipeline.training import NUMERICS_VERSION, OutOfMemory, Run, Task, Training, train
 from tests.conftest import ALL, HEAD, STRATEGIES, some_images
 
 CPU = torch.device("cpu")
@@ -44,8 +44,8 @@ def test_another_seed_gives_another_run(task: Callable[..., Task]) -> None:
 def test_weights_and_predictions_are_the_same_without_the_prefix_shortcut(
     task: Callable[..., Task], strategy: Strategy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def trained() -> tuple[_Training, Run]:
-        training = _Training(task(strategy), CPU, None)
+    def trained() -> tuple[Training, Run]:
+        training = Training(task(strategy), CPU, None)
         return training, training.run(lambda epoch: None)
 
     fast, fast_run = trained()
@@ -69,7 +69,7 @@ def test_the_shortcut_starts_behind_the_frozen_stretch_only_where_that_is_right(
 def test_activations_over_the_budget_are_not_kept_and_the_log_says_so(
     task: Callable[..., Task], caplog: pytest.LogCaptureFixture
 ) -> None:
-    training = _Training(task(STRATEGIES[1]), CPU, None)
+    training = Training(task(STRATEGIES[1]), CPU, None)
     training.model.eval()
     sample = next(training.normalised(training.train_images))[:1]
     with caplog.at_level(logging.INFO):
@@ -118,7 +118,7 @@ def test_out_of_memory_names_the_settings_to_lower(task: Callable[..., Task], mo
     def full(*_: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(_Training, "step", full)
+    monkeypatch.setattr(Training, "step", full)
     with pytest.raises(OutOfMemory, match=r"lower resolution \(now 32\) or batch_size \(now 5\)"):
         train(task(STRATEGIES[3]), CPU)
 

@@ -25,7 +25,7 @@ WORKLOADS: dict[str, tuple[tuple[str, ...], int, int]] = {  # strategies, seeds,
     "fine-tuning, two seeds": (("fine_tune",), 2, 10),  # a study has at least two: it compares in pairs
     "seven strategies, five seeds": ((), 5, 3),
 }
-REPEATS = {"feature extraction, one run": 3, "fine-tuning, two seeds": 3, "seven strategies, five seeds": 1}
+REPEATS = {"feature extraction, one run": 3, "fine-tuning, two seeds": 2, "seven strategies, five seeds": 1}
 TARGET = Path("reports/benchmarks/peers.json")
 
 
@@ -102,7 +102,9 @@ def main() -> None:
     given = parser.parse_args()
     loaded = params.load()
     study = loaded.study("quick")
-    results = []
+    # Other workloads that were measured before stay: an hour's work may come in parts.
+    before = json.loads(given.target.read_text())["results"] if given.target.exists() else []
+    results = [result for result in before if result["workload"] not in given.workloads]
     with tempfile.TemporaryDirectory() as folder:
         write_images(Path(folder), study)
         for name in given.workloads:
@@ -114,7 +116,7 @@ def main() -> None:
                     result = {"workload": name, "repeat": repeat, **measure(contender, file)}
                     print(json.dumps(result), flush=True)
                     results.append(result)
-                    _write(given.target, study, results)  # an hour's work is not lost in its last minute
+                    _write(given.target, study, results)
 
 
 def _write(target: Path, study: params.Study, results: list[dict[str, Any]]) -> None:

@@ -25,8 +25,9 @@ FROZEN_RATE = 1e-10  # fastai wants a rate for every group; frozen ones don't us
 def train(workload: Workload, strategy: dict[str, Any], seed: int) -> float:
     """Train one run; its accuracy after the last epoch."""
     torch.manual_seed(seed)
+    sized = [Resize(workload.resize, resamples=BICUBIC), CropPad(workload.resolution)]
     data = ImageDataLoaders.from_folder(
-        f"{workload.folder}/{seed}", train="train", valid="val", item_tfms=[Resize(workload.resize, resamples=BICUBIC), CropPad(workload.resolution)],
+        f"{workload.folder}/{seed}", train="train", valid="val", item_tfms=sized,
         batch_tfms=[Flip(), Normalize.from_stats(workload.mean, workload.std, cuda=False)],
         bs=workload.batch_size, val_bs=128, num_workers=WORKERS, device=torch.device("cpu"),
     )  # fmt: skip

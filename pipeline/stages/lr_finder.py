@@ -1,0 +1,89 @@
+"""Stage `lr_finder`: the range test of every strategy, to be held against the rates that tuning chose."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+from pipeline import execution, lr_finder, runs
+from pipeline.lr_finder import RangeTest
+from pipeline.stages import command
+from pipeline.stages.cells import Workbench
+from pipeline.stages.progress import Progress
+from pipeline.strategies import Cell
+
+
+def tested(bench: Workbench) -> tuple[Cell, ...]:
+    """The cells whose rates are tested: the largest size, at the rates as written."""
+    study = bench.study
+    return tuple(
+        Cell(study.name, "final", name, max(study.per_class), 1.0, seed)
+        for name in study.strategies
+        for seed in study.lr_finder_seeds
+    )
+
+
+def find(study: str) -> None:
+    """Complete results/<study>/lr_finder, one file for each strategy and seed."""
+    bench = Workbench(study)
+    place = command.RESULTS / study / "lr_finder"
+    with runs.lock(command.RESULTS, study):
+        place.mkdir(parents=True, exist_ok=True)
+        (place / ".gitkeep").touch()
+        missing = [cell for cell in tested(bench) if read(bench, cell) is None]
+        if missing:
+            _test(bench, missing)
+
+
+def _test(bench: Workbench, missing: list[Cell]) -> None:
+    commit, tasks = command.commit(), [bench.task(cell) for cell in missing]
+    state = bench.weights[0] if any(task.strategy.weights == "pretrained" for task in tasks) else None
+    with Progress(f"{bench.study.name} · LR finder", len(tasks), "test") as bar:
+        for number, found in execution.range_tests(tasks, bench.device, state):
+            cell = missing[number]
+            content = {
+                "fingerprint": _fingerprint(bench, cell),
+                "scales": found.scales,
+                "losses": [loss if math.isfinite(loss) else None for loss in found.losses],
+                "provenance": asdict(bench.provenance(cell, commit, time.time())),
+            }
+            runs.write_atomically(_path(cell), (json.dumps(content, indent=1) + "\n").encode())
+            bar.advance(1, str(cell))
+
+
+def read(bench: Workbench, cell: Cell) -> RangeTest | None:
+    """The stored range test of a cell; None where it is missing, damaged or of other inputs."""
+    try:
+        content = json.loads(_path(cell).read_bytes())
+        if content["fingerprint"] != _fingerprint(bench, cell):
+            return None
+        losses = [math.nan if loss is None else loss for loss in content["losses"]]
+        return lr_finder.judge(content["scales"], losses)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def all_stored(bench: Workbench) -> Iterator[tuple[Cell, RangeTest]]:
+    """The range tests that are there."""
+    for cell in tested(bench):
+        found = read(bench, cell)
+        if found is not None:
+            yield cell, found
+
+
+def _path(cell: Cell) -> Path:
+    name = f"{cell.strategy}_{cell.per_class}-a-class_seed{cell.seed}.json"
+    return command.RESULTS / cell.study / "lr_finder" / name
+
+
+def _fingerprint(bench: Workbench, cell: Cell) -> str:
+    span = (lr_finder.LOWEST, lr_finder.HIGHEST, lr_finder.STEPS, lr_finder.SMOOTHING, lr_finder.DIVERGED)
+    return runs.fingerprint({**bench.inputs(cell), "range_test": span})
+
+
+if __name__ == "__main__":
+    command.main(find, "Test a range of learning rates for every strategy.")
