@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -42,11 +42,13 @@ EPOCHS = 4
 REPEATS = 2
 
 
-def grow(loaded: params.Params) -> Iterator[dict[str, Any]]:
-    """One axis at a time, the others as in `BASE`; the median of several."""
+def grow(loaded: params.Params, there: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """One axis at a time, the others as in `BASE`; the median of several. What is `there` is not measured again."""
     quick = loaded.study("quick")
     for axis, sizes in SIZES.items():
         for size in sizes:
+            if any((row["axis"], row["size"]) == (axis, size) for row in there):
+                continue
             at = {**BASE, axis: size}
             study = replace(
                 quick, per_class=(at["images a class"],), resolution=at["pixels"], seeds=tuple(range(at["seeds"]))
@@ -170,23 +172,33 @@ def compiled_step() -> dict[str, float] | None:
 
 
 def main() -> None:
-    """Measure and write the results as JSON."""
-    rows = []
-    for row in grow(params.load()):
-        print(json.dumps(row), flush=True)
-        rows.append(row)
+    """Measure and write the results as JSON; sizes that were measured by the same commit stay."""
     content = {
         "machine": machine.describe(),
         "base": BASE,
         "epochs": EPOCHS,
         "validation": params.load().study("quick").watched,
         "repeats": REPEATS,
-        "growth": rows,
+        "growth": [],
+    }
+    if TARGET.exists():
+        before = json.loads(TARGET.read_text())
+        if before["machine"]["commit"] == content["machine"]["commit"]:
+            content["growth"] = before["growth"]
+    for row in grow(params.load(), content["growth"]):
+        print(json.dumps(row), flush=True)
+        content["growth"].append(row)
+        _write(content)
+    content |= {
         "start_up": start_up(),
         "feature_extraction": feature_extraction_parts(params.load()),
         "step": profiled_step(),
         "compiled": compiled_step(),
     }
+    _write(content)
+
+
+def _write(content: dict[str, Any]) -> None:
     TARGET.parent.mkdir(parents=True, exist_ok=True)
     TARGET.write_text(json.dumps(content, indent=1) + "\n")
 
