@@ -83,19 +83,20 @@ def range_tests(
 
 @contextlib.contextmanager
 def _pool(jobs: int, shared: tuple[Any, ...]) -> Iterator[ProcessPoolExecutor]:
-    """Forked workers that know `shared`; what is waiting when the caller leaves is dropped."""
+    """Forked workers that know `shared`, gone when the work is done; a caller that leaves early drops what waits."""
     context = multiprocessing.get_context("fork")
     count = max(1, min(workers(), jobs))
     with ProcessPoolExecutor(count, context, initializer=_start_worker, initargs=(*shared, os.getpid())) as pool:
         try:
             yield pool
-        except BrokenProcessPool as error:
+        except BaseException as error:
+            pool.shutdown(wait=False, cancel_futures=True)
+            if not isinstance(error, BrokenProcessPool):
+                raise
             raise OutOfMemory(
                 "a training process was killed from outside, most likely for want of memory: lower THAW_WORKERS "
                 f"(now {workers()}), or resolution or batch_size in params.yaml"
             ) from error
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
 
 
 _TASKS: Sequence[Task] = ()

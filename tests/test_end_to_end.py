@@ -43,13 +43,28 @@ ablations: {}
 """
 
 
-def command(*arguments: str, folder: Path, check: bool = True) -> subprocess.CompletedProcess[str]:
+# Importing torch costs more than these stages do, so several run in one interpreter.
+SEVERAL = """
+import runpy, sys
+for line in sys.argv[1:]:
+    sys.argv = line.split()
+    runpy.run_module(sys.argv[0], run_name="__main__")
+"""
+
+
+def command(*arguments: str, folder: Path, check: bool = True, workers: int = 1) -> subprocess.CompletedProcess[str]:
     python = Path(sys.executable).parent
-    environment = {**os.environ, "PATH": f"{python}{os.pathsep}{os.environ['PATH']}", "THAW_WORKERS": "2"}
+    environment = {**os.environ, "PATH": f"{python}{os.pathsep}{os.environ['PATH']}", "THAW_WORKERS": str(workers)}
     environment["MLFLOW_TRACKING_URI"] = "sqlite:///mlflow.db"
     done = subprocess.run(arguments, cwd=folder, env=environment, text=True, capture_output=True, check=False)
     assert not check or done.returncode == 0, done.stdout + done.stderr
     return done
+
+
+def run_stages(*lines: str, folder: Path, check: bool = True, workers: int = 1) -> subprocess.CompletedProcess[str]:
+    """Run stages, each given as its name and its arguments, as `python -m` would, one after the other."""
+    modules = [line if line.startswith("analysis.") else f"pipeline.stages.{line}" for line in lines]
+    return command(sys.executable, "-c", SEVERAL, *modules, folder=folder, check=check, workers=workers)
 
 
 @pytest.fixture
@@ -120,9 +135,7 @@ def test_dvc_repro_leaves_tables_a_report_and_mirrored_runs_and_repeats_only_wha
 
 @pytest.mark.slow
 def test_a_killed_stage_goes_on_where_it_was_and_ends_with_the_same_bytes(project: Path) -> None:
-    stages = ("prepare", "subset", "tune")
-    for stage in stages:
-        command(sys.executable, "-m", f"pipeline.stages.{stage}", "tiny", folder=project)
+    run_stages("prepare tiny", "subset tiny", "tune tiny", folder=project)
     environment = {**os.environ, "THAW_WORKERS": "1"}
     arguments = (sys.executable, "-m", "pipeline.stages.train", "tiny", "fine_tune")
     killed = subprocess.Popen(
@@ -130,14 +143,14 @@ def test_a_killed_stage_goes_on_where_it_was_and_ends_with_the_same_bytes(projec
     )
     place = project / "results" / "tiny" / "final" / "fine_tune"
     deadline = time.monotonic() + 60
-    while not list(place.glob("*_seed*")) and time.monotonic() < deadline:
+    while not list(place.glob("[!.]*_seed*")) and time.monotonic() < deadline:
         time.sleep(0.02)
     os.kill(killed.pid, signal.SIGKILL)
     killed.wait()
     kept = {path.name: path.stat().st_mtime_ns for path in place.glob("[!.]*_seed*")}
     assert 1 <= len(kept) < 4
 
-    command(*arguments, folder=project)
+    command(*arguments, folder=project, workers=2)
     assert {name: (place / name).stat().st_mtime_ns for name in kept} == kept  # finished runs are not trained again
     resumed = run_bytes(project)
     assert len(resumed) > 4 * 4
@@ -147,24 +160,20 @@ def test_a_killed_stage_goes_on_where_it_was_and_ends_with_the_same_bytes(projec
 
 
 def test_heads_that_trained_together_are_trained_again_together(project: Path) -> None:
-    for stage in ("prepare", "subset", "tune"):
-        command(sys.executable, "-m", f"pipeline.stages.{stage}", "tiny", folder=project)
-    arguments = (sys.executable, "-m", "pipeline.stages.train", "tiny", "feature_extraction")
-    command(*arguments, folder=project)
+    train_heads = "train tiny feature_extraction"
+    run_stages("prepare tiny", "subset tiny", "tune tiny", train_heads, folder=project)
     place = project / "results" / "tiny" / "final" / "feature_extraction"
     written = {path.name: path.stat().st_mtime_ns for path in place.glob("[!.]*_seed*")}
     before = run_bytes(project)
     broken = next(place.glob("3-a-class_x1_seed0_*"))
     shutil.rmtree(broken)
-    command(*arguments, folder=project)
+    run_stages(train_heads, folder=project)
     assert run_bytes(project) == before
     again = {path.name for path in place.glob("[!.]*_seed*") if path.stat().st_mtime_ns != written[path.name]}
     assert again == {name for name in written if name.startswith("3-a-class")}  # the other size had its own group
 
     (project / "params.yaml").write_text(PARAMS.replace("seeds: 2", "seeds: 3"))
-    for stage in ("subset", "tune"):
-        command(sys.executable, "-m", f"pipeline.stages.{stage}", "tiny", folder=project)
-    command(*arguments, folder=project)  # a third seed changes the company, so all are trained anew
+    run_stages("subset tiny", "tune tiny", train_heads, folder=project)  # a third seed changes the company
     assert len(list(place.glob("[!.]*_seed*"))) == 2 * 3
     assert not {path.name for path in place.glob("[!.]*_seed*")} & set(written)
 
@@ -172,8 +181,7 @@ def test_heads_that_trained_together_are_trained_again_together(project: Path) -
 @pytest.mark.slow
 def test_range_tests_are_kept_and_only_missing_ones_are_made(project: Path) -> None:
     (project / "params.yaml").write_text(PARAMS.replace("watched: 4", "watched: 4\n    lr_finder_seeds: 2"))
-    for stage in ("prepare", "subset", "tune", "lr_finder"):
-        command(sys.executable, "-m", f"pipeline.stages.{stage}", "tiny", folder=project)
+    run_stages("prepare tiny", "subset tiny", "tune tiny", "lr_finder tiny", folder=project, workers=2)
     place = project / "results" / "tiny" / "lr_finder"
     contents = {path.name: path.read_bytes() for path in place.glob("*.json")}
     assert sorted(contents) == [
@@ -181,34 +189,30 @@ def test_range_tests_are_kept_and_only_missing_ones_are_made(project: Path) -> N
     ]
     broken = place / "fine_tune_6-a-class_seed1.json"
     broken.write_text("{")
-    command(sys.executable, "-m", "pipeline.stages.lr_finder", "tiny", folder=project)
+    trains = [f"train tiny {strategy}" for strategy in ("feature_extraction", "fine_tune")]
+    run_stages("lr_finder tiny", *trains, "collect tiny", "analysis.report tiny", folder=project)
     again = {path.name: path.read_bytes() for path in place.glob("*.json")}
     assert json.loads(again[broken.name])["losses"] == json.loads(contents[broken.name])["losses"]
     assert {name for name in contents if again[name] != contents[name]} <= {broken.name}
-    for strategy in ("feature_extraction", "fine_tune"):
-        command(sys.executable, "-m", "pipeline.stages.train", "tiny", strategy, folder=project)
-    command(sys.executable, "-m", "pipeline.stages.collect", "tiny", folder=project)
     with (project / "reports" / "tiny" / "lr_suggestions.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [(row["strategy"], row["seed"]) for row in rows] == [
         (strategy, seed) for strategy in ("feature_extraction", "fine_tune") for seed in "01"
     ]
-    command(sys.executable, "-m", "analysis.report", "tiny", folder=project)
     assert "## LR finder" in (project / "reports" / "tiny" / "report.md").read_text()
 
 
 def test_a_second_writer_is_refused_while_the_first_trains(project: Path) -> None:
-    for stage in ("prepare", "subset"):
-        command(sys.executable, "-m", f"pipeline.stages.{stage}", "tiny", folder=project)
+    run_stages("prepare tiny", "subset tiny", folder=project)
     with runs.lock(project / "results", "tiny"):
-        second = command(sys.executable, "-m", "pipeline.stages.sweep", "tiny", folder=project, check=False)
+        second = run_stages("sweep tiny", folder=project, check=False)
     assert second.returncode == 1
     assert f"is being trained by process {os.getpid()}" in second.stderr
 
 
 def test_more_images_than_there_are_are_refused_before_decoding(project: Path) -> None:
     (project / "params.yaml").write_text(PARAMS.replace("[3, 6]", "[3, 60]"))
-    done = command(sys.executable, "-m", "pipeline.stages.prepare", "tiny", folder=project, check=False)
+    done = run_stages("prepare tiny", folder=project, check=False)
     assert done.returncode == 1
     assert "60 images a class asked for, but class 'bright' of squares has 14; give at most 14" in done.stderr
     assert "Traceback" not in done.stderr
@@ -220,12 +224,10 @@ def test_tuning_chooses_rates_on_pilot_seeds_and_final_runs_use_them(project: Pa
     tuned = PARAMS.replace("textbook", "tuned").replace("[3, 6]", "[6]").replace("sweep: {fine_tune: [100, 1]}", "")
     one_strategy = "".join(line for line in tuned.splitlines(keepends=True) if "  fine_tune: {phases" not in line)
     (project / "params.yaml").write_text(one_strategy)
-    for stage in ("prepare", "subset", "tune"):
-        command(sys.executable, "-m", f"pipeline.stages.{stage}", "tiny", folder=project)
+    run_stages("prepare tiny", "subset tiny", "tune tiny", "train tiny feature_extraction", folder=project)
     scale = json.loads((project / "results" / "tiny" / "rates.json").read_text())["6"]["feature_extraction"]
     assert scale in (0.1, 0.3, 1, 3, 10)
     assert len(list((project / "results/tiny/pilot/feature_extraction").glob("*_seed100[01]_*"))) == 10
-    command(sys.executable, "-m", "pipeline.stages.train", "tiny", "feature_extraction", folder=project)
     finals = list((project / "results/tiny/final/feature_extraction").glob(f"6-a-class_x{scale:g}_seed*"))
     assert len(finals) == 2
 
