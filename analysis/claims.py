@@ -12,6 +12,7 @@ import pandas as pd
 import yaml
 
 from analysis.statistics import ALPHA, Paired, difference_of_differences, holm, paired_difference
+from analysis.tables import ALL, size_name
 
 LEDGER = Path(__file__).with_name("claims.yaml")
 MOST_PRIMARY = 8
@@ -83,7 +84,7 @@ class Claim:
     @property
     def condition(self) -> str:
         """Where the claim is judged."""
-        return f"study {self.study}, {self.per_class} images a class"
+        return f"study {self.study}, {size_name(self.per_class)}"
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ def _claim(entry: Mapping[str, Any]) -> Claim:
         rule=" ".join(str(entry["rule"]).split()),
         source=str(entry["source"]),
         study=str(entry["study"]),
-        per_class=int(entry["per_class"]),
+        per_class=ALL if entry["per_class"] == "all" else int(entry["per_class"]),
         family=entry["family"],
         parts=tuple(_part(name, part) for part in entry.get("parts", ())),
         described=described,

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from analysis.statistics import Paired, crossed_interval, holm, mean_interval, paired_difference
-from analysis.tables import GROUPS, Predictions, Tables, TablesError
+from analysis.tables import ALL, GROUPS, Predictions, Tables, TablesError
 
 REFERENCE = "feature_extraction"  # fixed beforehand, whatever the runs say
 ALPHA = 0.05  # of adjusted p-values
@@ -479,6 +479,8 @@ def ablation_effects(ablations: pd.DataFrame, runs: pd.DataFrame, of: dict[str, 
 
 def overlap(per_class: int, pool_images: int, test_class_counts: Sequence[int]) -> float:
     """The share of training images that two draws have in common, expected where pool and test have equal shares."""
+    if per_class == ALL:
+        return 1.0
     counts = np.asarray(test_class_counts, dtype=np.float64)
     pool = pool_images * counts / counts.sum()
     return float(np.minimum(per_class / pool[pool > 0], 1).mean())
@@ -498,6 +500,16 @@ class Numbers:
     gains: pd.DataFrame
     ablations: pd.DataFrame
     names: tuple[str, ...]  # of the final strategies, in the order of the report
+
+    @property
+    def draws(self) -> bool:
+        """Whether seeds draw their training images; where they train on all of them, they don't."""
+        return ALL not in self.sizes
+
+    @property
+    def over(self) -> str:
+        """What intervals over seeds speak of."""
+        return "draws of the training images" if self.draws else "runs on the same training images"
 
     @property
     def sizes(self) -> list[int]:

@@ -16,6 +16,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, NullLocator
 
+from analysis.tables import size_name
+
 # Okabe and Ito, "Color universal design" (2008): apart for every common kind of colour vision.
 OKABE_ITO = {
     "black": "#000000",
@@ -93,10 +95,6 @@ def signed(value: float, digits: int = 1) -> str:
     return ("+" if value > 0 else "−") + text
 
 
-def a_class(per_class: int) -> str:
-    return f"{per_class:,} images a class"
-
-
 def _figure(height: float) -> Figure:
     return Figure(figsize=(WIDTH, height), layout="constrained")
 
@@ -145,7 +143,7 @@ def accuracy(runs: pd.DataFrame, summary: pd.DataFrame, looks: Looks, baseline: 
         panel.set_yticks(range(len(names)), names)
         panel.set_ylim(len(names) - 0.5, -0.5)
         panel.grid(axis="y", visible=False)
-        panel.set_title(a_class(size), loc="left")
+        panel.set_title(size_name(size), loc="left")
         if near:
             panel.axvline(baseline, color=INK, linewidth=0.9, linestyle=":", zorder=0)
     panels[-1].set_xlabel("test accuracy (%)")
@@ -284,7 +282,7 @@ def forest(pairs: pd.DataFrame, seeds: pd.DataFrame, looks: Looks, axis: str) ->
         panel.set_yticks(range(len(mine)), mine["strategy"])
         panel.set_ylim(len(mine) - 0.5, -0.5)
         panel.grid(axis="y", visible=False)
-        panel.set_title(a_class(size), loc="left")
+        panel.set_title(size_name(size), loc="left")
     panels[-1].set_xlabel(axis)
     handles = [
         Line2D([], [], color=GREY, marker="o", linewidth=0, markersize=3, label="one seed"),
@@ -486,7 +484,7 @@ def cost(runs: pd.DataFrame, summary: pd.DataFrame, looks: Looks) -> Figure:
             words = "outside: " + ", ".join(f"{name} {means[name]:.1f}" for name in outside)
             panel.set_title(words, loc="right", fontsize=NARROW, color=INK)
         _seconds_axis(panel, runs.loc[runs["per_class"] == size, "seconds"].to_numpy(dtype=np.float64))
-        panel.set_title(a_class(size), loc="left")
+        panel.set_title(size_name(size), loc="left")
         panel.set_xlabel("seconds a run")
         panel.set_ylabel("test accuracy (%)")
     for panel in panels[len(sizes) :]:

@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from analysis import exercises, finder, findings, plots, wording
 from analysis.claims import Claim, ClaimsError, judge, load_claims
 from analysis.findings import REFERENCE, Numbers, Sweep
-from analysis.tables import GROUPS, TablesError, load
+from analysis.tables import ALL, GROUPS, TablesError, load, size_name
 from analysis.wording import Answer, counted
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -82,7 +82,7 @@ def _named(numbers: Numbers, name: str, per_class: int) -> str:
 
 
 def _at(numbers: Numbers, per_class: int) -> str:
-    return "" if len(numbers.sizes) == 1 else f" with {counted(per_class, 'image')} a class"
+    return "" if len(numbers.sizes) == 1 else f" with {size_name(per_class)}"
 
 
 def _looks(numbers: Numbers) -> dict[str, tuple[str, str]]:
@@ -134,7 +134,7 @@ def _forest(numbers: Numbers) -> Iterator[Picture]:
             "forest",
             f"Forest plot: difference in test accuracy of each strategy from {REFERENCE}",
             f"Test accuracy minus that of `{REFERENCE}`, the reference fixed beforehand, paired by seed; "
-            f"{_seed_words(numbers)}. Thick bars: 95% t interval over draws of the training images; thin bars: the "
+            f"{_seed_words(numbers)}. Thick bars: 95% t interval over {numbers.over}; thin bars: the "
             "same for new test images too; dots: single seeds. Filled marker: adjusted p below 0.05 (Holm over all "
             "pairs of the size). Unit: percentage points; right of zero is better than the reference.",
             data,
@@ -264,7 +264,7 @@ def _sweep(numbers: Numbers) -> Iterator[Picture]:
             f"sweep {sweep.strategy} {sweep.per_class}",
             _sweep_name(numbers, sweep, "sweep_curves"),
             f"Training and validation curves of {sweep.strategy} at each learning rate",
-            f"`{sweep.strategy}` with {counted(sweep.per_class, 'image')} a class, one column a learning rate, "
+            f"`{sweep.strategy}` with {size_name(sweep.per_class)}, one column a learning rate, "
             f"n = {counted(k, 'seed')} a rate: accuracy (percent) above, loss (nats) below. Thin lines are seeds, "
             "thick ones means over the runs that did not diverge.",
             mine,
@@ -366,7 +366,7 @@ def _ablations(numbers: Numbers) -> Iterator[Picture]:
         "ablations",
         "Difference in test accuracy of each ablation from the strategy it changes",
         f"Each ablation minus the strategy it changes, paired by seed (n = {low if low == high else f'{low} to {high}'}"
-        " seeds). Bars: 95% t interval over draws of the training images; dots: single seeds. Unit: percentage points; "
+        f" seeds). Bars: 95% t interval over {numbers.over}; dots: single seeds. Unit: percentage points; "
         "left of zero: the change costs accuracy.",
         pairs.merge(seeds.rename(columns={"difference": "seed_difference"}), on=["per_class", "strategy"], how="left"),
         lambda: plots.forest(pairs.reset_index(drop=True), seeds, {}, "points of test accuracy above the strategy"),
@@ -385,7 +385,7 @@ def _range_tests(numbers: Numbers) -> Iterator[Picture]:
         "lr_finder",
         "Range test of the learning rate: smoothed loss by scale of the rates, one panel a strategy",
         f"Smoothed loss of single batches while all rates of a strategy's longest phase grow together, "
-        f"{counted(size, 'image')} a class, {counted(seeds, 'seed')}. The scale multiplies the rates as written; "
+        f"{size_name(size)}, {counted(seeds, 'seed')}. The scale multiplies the rates as written; "
         "lines across are medians over seeds of the two suggestions, and the scale that the final runs used. Losses "
         "above twice the first are cut off.",
         mine,
@@ -445,7 +445,8 @@ def metrics(numbers: Numbers) -> dict[str, dict[str, dict[str, float]]]:
             "diverged_share": row["diverged"] / row["k"],
         }
         known = {name: round(float(value), 6) for name, value in values.items() if np.isfinite(value)}
-        found.setdefault(f"{row['per_class']}_a_class", {})[str(row["strategy"])] = known
+        size = "all" if row["per_class"] == ALL else f"{row['per_class']}_a_class"
+        found.setdefault(size, {})[str(row["strategy"])] = known
     return found
 
 
@@ -466,7 +467,7 @@ def render(
         sections.setdefault(picture.section, []).append(picture)
     by_size = [
         {
-            "title": f"{counted(size, 'image')} a class",
+            "title": f"{size_name(size)}",
             "strategies": wording.strategies_rows(numbers, size),
             "pairs": wording.pairs_rows(numbers.pairs[numbers.pairs["per_class"] == size]),
             "robust": wording.robustness_rows(
@@ -488,7 +489,7 @@ def render(
         pictures=sections,
         sweeps=[
             {
-                "title": f"`{sweep.strategy}`, {counted(sweep.per_class, 'image')} a class",
+                "title": f"`{sweep.strategy}`, {size_name(sweep.per_class)}",
                 "section": f"sweep {sweep.strategy} {sweep.per_class}",
                 "chosen_on": sweep.chosen_on,
                 "words": wording.sweep_words(numbers, sweep),
@@ -503,6 +504,8 @@ def render(
         ablations=wording.ablation_rows(numbers.ablations),
         ledger=wording.ledger(judged, claims, numbers.tables.study),
         sensitivity=wording.robustness_words(numbers),
+        over=numbers.over,
+        published=wording.published(numbers),
         limits=wording.limits(numbers),
         bibtex=wording.bibtex(numbers),
         dataset=numbers.tables.provenance["dataset"],
@@ -577,7 +580,7 @@ def _write_picture(picture: Picture, folder: Path) -> list[Path]:
 def short_answer(answers: Sequence[Answer]) -> list[str]:
     """The answer in three lines of plain text: what to use, against the reference, and with what caution."""
     last = answers[-1]
-    at = f"With {counted(last.per_class, 'image')} a class: " if len(answers) > 1 else ""
+    at = f"With {size_name(last.per_class)}: " if len(answers) > 1 else ""
     lines = [
         " ".join(answer.headline for answer in answers),
         at + (last.reference or last.reasons),

@@ -25,6 +25,7 @@ DRIFT_COLUMNS = [*KEY, "phase", "group", "weight_distance"]
 FINDER_COLUMNS = ["study", "strategy", "per_class", "seed", "lr_scale", "loss", "smoothed"]
 SUGGESTION_COLUMNS = ["study", "strategy", "per_class", "seed", "steepest", "tenth_of_lowest", "status"]
 GROUPS = ("stem", "stage1", "stage2", "stage3", "stage4", "head")  # input to output
+ALL = 0  # as `per_class`: every image that can be drawn, in natural class shares
 ROLE_FILES = {"final": "runs.csv", "pilot": "tune.csv", "sweep": "sweep.csv", "ablation": "ablations.csv"}
 TESTED_ROLES = ("final", "sweep", "ablation")  # their predictions on test images are kept
 # Runs that differ in one of these must not stand in one table; commits, commands and machines may differ.
@@ -215,9 +216,16 @@ def _line(rows: pd.Series[str]) -> int:
     return int(rows.index[0]) + 2
 
 
+def size_name(per_class: int) -> str:
+    """`100 images a class`, or `all training images`."""
+    if per_class == ALL:
+        return "all training images"
+    return f"{per_class:,} image{'' if per_class == 1 else 's'} a class"
+
+
 def _name(cell: pd.Series[Any]) -> str:
     return (
-        f"{cell['role']} {cell['strategy']}, {cell['per_class']} a class, lr_scale {cell['lr_scale']:g}, "
+        f"{cell['role']} {cell['strategy']}, {size_name(cell['per_class'])}, lr_scale {cell['lr_scale']:g}, "
         f"seed {cell['seed']}"
     )
 

@@ -14,7 +14,7 @@ from analysis import findings
 from analysis.claims import METRICS, Claim
 from analysis.findings import CITABLE_FROM, DECIDED_FROM, REFERENCE, Numbers, Rate, Robustness, Sweep, Top
 from analysis.plots import p_value, rate_text, signed
-from analysis.tables import GROUPS
+from analysis.tables import ALL, GROUPS, size_name
 
 NONE = "–"
 ABOUT_THE_SAME = 1.25  # times the seconds of the cheapest
@@ -74,8 +74,9 @@ def compact(count: int) -> str:
 
 def size_words(numbers: Numbers, per_class: int) -> str:
     """`100 images a class (200 in all)`."""
-    classes = len(numbers.tables.predictions.classes)
-    return f"{counted(per_class, 'image')} a class ({per_class * classes:,} in all)"
+    if per_class == ALL:
+        return f"all {numbers.tables.provenance['dataset']['pool_images']:,} training images"
+    return f"{size_name(per_class)} ({per_class * len(numbers.tables.predictions.classes):,} in all)"
 
 
 def gain_words(row: Mapping[Any, Any]) -> str:
@@ -283,6 +284,20 @@ def setting(numbers: Numbers) -> str:
     )
 
 
+def published(numbers: Numbers) -> list[str]:
+    """What others have published on these images; nothing where the study names nobody."""
+    provenance = numbers.tables.provenance
+    entries = provenance["dataset"].get("published", [])
+    if not entries:
+        return []
+    others = "; ".join(f"{entry['accuracy']:g}%: {entry['what']} ({entry['source']})" for entry in entries)
+    return [
+        f"**Published elsewhere on {provenance['dataset']['name']}:** {others}.",
+        f"Not the same work: this study has a split of its own, weights of {provenance['backbone']['weights']}, "
+        f"{provenance['parameters']['study'].get('resolution', '?')} pixels, and the classes that its limits name.",
+    ]
+
+
 def strategies_rows(numbers: Numbers, per_class: int) -> Table:
     """The table of strategies of one size; balanced accuracy first where classes are uneven."""
     accuracies = [("test_accuracy", "Test accuracy, % [95%]"), ("balanced_accuracy", "Balanced accuracy, % [95%]")]
@@ -427,6 +442,10 @@ def _earned(row: Mapping[Any, Any]) -> str:
     return "not shown"
 
 
+def _size_number(per_class: int) -> str:
+    return "all" if per_class == ALL else f"{per_class:,}"
+
+
 def ablation_rows(ablations: pd.DataFrame) -> Table:
     """Each ablation against the strategy it changes."""
     rows = []
@@ -434,7 +453,7 @@ def ablation_rows(ablations: pd.DataFrame) -> Table:
         against = f"`{row['of']}`" if row["of"] else NONE
         gain = gain_words(row) if row["k"] else "no run of it at the same size, seed and rates"
         p = p_value(row["p"]) if np.isfinite(row["p"]) else NONE
-        head = (f"`{row['ablation']}`", against, f"{row['per_class']:,}", str(row["k"]))
+        head = (f"`{row['ablation']}`", against, _size_number(row["per_class"]), str(row["k"]))
         rows.append((*head, percent(row["test_accuracy"]), gain, p, str(row["diverged"])))
     header = ("Ablation", "of", "Images a class", "Seeds", "Test accuracy, %", "Ablation − strategy [95%]")
     return Table((*header, "p, not adjusted", "Diverged"), tuple(rows), frozenset({2, 3, 4, 5, 6, 7}))
@@ -521,8 +540,24 @@ def overlap_words(numbers: Numbers) -> list[str]:
     for size in numbers.sizes:
         part = findings.overlap(size, dataset["pool_images"], dataset["test_class_counts"])
         about = f"about {100 * part:.0f}%" if part >= 0.01 else "less than 1%"
-        written.append(f"at {counted(size, 'image')} a class two seeds share {about} of their training images")
+        written.append(f"at {size_name(size)} two seeds share {about} of their training images")
     return written
+
+
+def _draws(numbers: Numbers, counted_overlap: Sequence[str]) -> str:
+    """How far seeds are independent draws of the training images."""
+    dataset = numbers.tables.provenance["dataset"]
+    if not numbers.draws:
+        return (
+            f"**One set of training images.** Every seed trains on the same {dataset['pool_images']:,} images; seeds "
+            "differ in the head they start from, the order of the images and the flips. Intervals speak of that alone: "
+            "other training images would add to them."
+        )
+    words = "; ".join(counted_overlap or overlap_words(numbers))
+    shared = [findings.overlap(size, dataset["pool_images"], dataset["test_class_counts"]) for size in numbers.sizes]
+    if max(shared) > MUCH_OVERLAP:
+        words += ". Where that is much, seeds are not fully independent and the intervals are somewhat too narrow"
+    return f"**Draws overlap.** All seeds draw from the same {dataset['pool_images']:,} images: {words}."
 
 
 def limits(numbers: Numbers) -> list[str]:
@@ -558,12 +593,7 @@ def limits(numbers: Numbers) -> list[str]:
         )
     notes = [str(note).rstrip(".") for note in dataset.get("notes", [])]
     counted_overlap = [note for note in notes if "in common" in note]  # by stage collect, from the draws themselves
-    draws = "; ".join(counted_overlap or overlap_words(numbers))
-    if max(findings.overlap(size, dataset["pool_images"], dataset["test_class_counts"]) for size in numbers.sizes) > (
-        MUCH_OVERLAP
-    ):
-        draws += ". Where that is much, seeds are not fully independent and the intervals are somewhat too narrow"
-    said.append(f"**Draws overlap.** All seeds draw from the same {dataset['pool_images']:,} images: {draws}.")
+    said.append(_draws(numbers, counted_overlap))
     dirty = sorted({str(e["commit"]) for e in provenance["environments"] if str(e["commit"]).endswith("-dirty")})
     if dirty:
         said.append(
@@ -628,7 +658,7 @@ def _missing_words(missing: pd.DataFrame) -> list[str]:
     ):
         seeds = ", ".join(str(seed) for seed in sorted(cells["seed"]))
         word = "seed" if len(cells) == 1 else "seeds"
-        lines[0] += f" `{strategy}` ({role}, {per_class} a class, rates ×{scale:g}, {word} {seeds});"
+        lines[0] += f" `{strategy}` ({role}, {size_name(int(str(per_class)))}, rates ×{scale:g}, {word} {seeds});"
     lines[0] = lines[0].rstrip(";") + "."
     return lines
 
@@ -766,7 +796,7 @@ def provenance_rows(numbers: Numbers) -> Table:
         ("Data, SHA-256", f"`{dataset['sha256']}`"),
         ("Images", f"{dataset['pool_images']:,} to draw from, {dataset.get('watched_images', 0):,} of them watched as "
                    f"validation; {dataset['test_images']:,} for testing ({counts})"),
-        ("Training images a class", ", ".join(f"{size:,}" for size in study.get("per_class", numbers.sizes))),
+        ("Training images a class", ", ".join(map(_size_number, study.get("per_class", numbers.sizes)))),
         ("Pixels", str(study.get("resolution", NONE))),
         ("Backbone", f"{backbone['name']}, weights: {backbone['weights']}"),
         ("Weights, SHA-256", f"`{backbone['weights_sha256']}`"),
@@ -836,7 +866,7 @@ def robustness_words(numbers: Numbers) -> str:
             f"Nothing can be compared with `{REFERENCE}` here, so there is no verdict whose sensitivity could be shown."
         )
     changed = [row for row in numbers.robust if len(set(row.signs)) > 1]
-    size = {row: f" at {row.per_class:,} a class" if len(numbers.sizes) > 1 else "" for row in changed}
+    size = {row: f" at {size_name(row.per_class)}" if len(numbers.sizes) > 1 else "" for row in changed}
     opening = (
         f"Would the difference from `{REFERENCE}` be read the same way with new test images, with balanced accuracy, "
         "seed by seed and class by class? "

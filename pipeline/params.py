@@ -15,6 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from pipeline.strategies import (
+    ALL,
     GROUPS,
     Augmentation,
     BatchNorm,
@@ -59,6 +60,15 @@ class Ablation:
 
 
 @dataclass(frozen=True)
+class Published:
+    """A test accuracy that others have published on the same data set."""
+
+    accuracy: float  # percent
+    what: str
+    source: str
+
+
+@dataclass(frozen=True)
 class Study:
     """One data set, one backbone, sizes, seeds and epochs."""
 
@@ -66,7 +76,7 @@ class Study:
     dataset: DatasetSpec
     backbone: str
     resolution: int  # pixels
-    per_class: tuple[int, ...]  # training images of each class
+    per_class: tuple[int, ...]  # training images of each class, or ALL alone
     seeds: tuple[int, ...]
     epochs: int  # of every strategy
     learning_rates: Literal["textbook", "tuned"]
@@ -78,6 +88,7 @@ class Study:
     ablation_seeds: Mapping[str, tuple[int, ...]]  # of each ablation
     lr_finder_seeds: tuple[int, ...]  # none: no range tests
     strategies: tuple[str, ...]
+    published: tuple[Published, ...]  # to be read beside this study
 
 
 @dataclass(frozen=True)
@@ -243,11 +254,17 @@ class _Ablation(_Block):
     set: dict[str, Any]
 
 
+class _Published(_Block):
+    accuracy: Annotated[float, Field(gt=0, le=100)]
+    what: str
+    source: str
+
+
 class _Study(_Block):
     dataset: Any  # _dataset reads it
     backbone: str
     resolution: Annotated[int, Field(ge=32, le=1024)]
-    per_class: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)]
+    per_class: list[int] = Field(min_length=1)
     seeds: int | list[int]
     epochs: Annotated[int, Field(ge=1)]
     learning_rates: Literal["textbook", "tuned"]
@@ -259,6 +276,17 @@ class _Study(_Block):
     ablation_seeds: Any = None  # _ablation_seeds reads it
     lr_finder_seeds: int = 0
     strategies: Annotated[list[str], Field(min_length=1)] | None = None
+    published: list[_Published] = Field(default_factory=list)
+
+    @field_validator("per_class", mode="before")
+    @classmethod
+    def _sizes_or_all(cls, given: Any) -> Any:
+        if given == ["all"]:
+            return [ALL]
+        for size in given if isinstance(given, list) else [given]:
+            if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+                raise ValueError(f"{size!r} is not right; give a list of sizes, such as [10, 100], or [all] alone")
+        return given
 
     @field_validator("seeds", mode="before")
     @classmethod
@@ -449,6 +477,7 @@ def _study(name: str, block: _Study, strategies: Mapping[str, Strategy], ablatio
         ablation_seeds=_ablation_seeds(f"{key}.ablation_seeds", block, seeds),
         lr_finder_seeds=_first(f"{key}.lr_finder_seeds", block.lr_finder_seeds, seeds) if block.lr_finder_seeds else (),
         strategies=trained,
+        published=tuple(Published(entry.accuracy, entry.what, entry.source) for entry in block.published),
     )
 
 

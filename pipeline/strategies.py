@@ -8,6 +8,8 @@ from typing import Literal
 
 GROUPS: tuple[str, ...] = ("stem", "stage1", "stage2", "stage3", "stage4", "head")
 
+ALL = 0  # as `per_class`: every image that can be drawn, in natural class shares
+
 Role = Literal["final", "pilot", "sweep", "ablation"]
 Weights = Literal["pretrained", "none"]
 BatchNorm = Literal["train", "statistics_fixed", "frozen"]
@@ -71,13 +73,23 @@ class Cell:
     study: str
     role: Role
     strategy: str
-    per_class: int
+    per_class: int  # training images of each class, or ALL
     lr_scale: float
     seed: int
 
+    @property
+    def size(self) -> str:
+        """How many images it trains on, in words."""
+        return size_words(self.per_class)
+
     def __str__(self) -> str:
         scale = "" if self.lr_scale == 1 else f" ×{self.lr_scale:g}"
-        return f"{self.study} {self.strategy}{scale} {self.per_class} a class, seed {self.seed}"
+        return f"{self.study} {self.strategy}{scale} {self.size}, seed {self.seed}"
+
+
+def size_words(per_class: int) -> str:
+    """`10 a class`, or `all images`."""
+    return "all images" if per_class == ALL else f"{per_class} a class"
 
 
 def epochs_of_phases(shares: Sequence[float], epochs: int) -> tuple[int, ...]:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.randomness import numpy_stream
+from pipeline.strategies import ALL
 
 Indices = NDArray[np.int64]
 
@@ -53,7 +54,7 @@ def reserved(pool: Pool) -> Indices:
 
 
 def draw(pool: Pool, per_class: int, seed: int) -> Indices:
-    """The `per_class` images of each class that `seed` draws: [classes × per_class], class by class.
+    """The `per_class` images of each class that `seed` draws: [classes × per_class], class by class; or ALL, the pool.
 
     Nested: fewer images of the same seed are the first of each class. Raises SubsetError where a class is too small.
     """
@@ -67,22 +68,27 @@ def draw(pool: Pool, per_class: int, seed: int) -> Indices:
             )
         shuffled = numpy_stream("draw", pool.sha256, seed, label).permutation(members)
         late = np.fromiter((index in last for index in shuffled), bool, len(shuffled))
-        chosen.append(np.concatenate([shuffled[~late], shuffled[late]])[:per_class])
+        wanted = len(members) if per_class == ALL else per_class
+        chosen.append(np.concatenate([shuffled[~late], shuffled[late]])[:wanted])
     return np.concatenate(chosen)
 
 
-def tuning_split(drawn: Indices, classes: int) -> tuple[Indices, Indices]:
-    """Split a draw of `classes` equal blocks into what a pilot trains on and what judges it, 80/20 within each class.
+def tuning_split(drawn: Indices, labels: Indices) -> tuple[Indices, Indices]:
+    """Split a draw, `labels` its classes, into what a pilot trains on and what judges it: 80/20 within each class.
 
     Raises SubsetError where a class would be left without an image on either side.
     """
-    blocks = drawn.reshape(classes, -1)
-    cut = min(round(TUNING_SHARE * blocks.shape[1]), blocks.shape[1] - 1)
-    if cut < 1:
-        raise SubsetError(
-            f"per_class: {blocks.shape[1]} images a class can't be split for tuning; at least 2 are needed"
-        )
-    return blocks[:, :cut].reshape(-1), blocks[:, cut:].reshape(-1)
+    kept, held = [], []
+    for label in dict.fromkeys(labels.tolist()):
+        members = drawn[labels == label]
+        cut = min(round(TUNING_SHARE * len(members)), len(members) - 1)
+        if cut < 1:
+            raise SubsetError(
+                f"per_class: {len(members)} images a class can't be split for tuning; at least 2 are needed"
+            )
+        kept.append(members[:cut])
+        held.append(members[cut:])
+    return np.concatenate(kept), np.concatenate(held)
 
 
 def watched(pool: Pool, draws: Iterable[Indices], at_most: int) -> Indices:

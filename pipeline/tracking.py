@@ -63,7 +63,7 @@ class MirroredRun:
         """What the run is called in the list of runs."""
         scale = "" if self.cell.lr_scale == 1 else f" ×{self.cell.lr_scale:g}"
         role = "" if self.cell.role == "final" else f" · {self.cell.role}"
-        return f"{self.cell.strategy}{scale} · {self.cell.per_class} a class · seed {self.cell.seed}{role}"
+        return f"{self.cell.strategy}{scale} · {self.cell.size} · seed {self.cell.seed}{role}"
 
 
 Outcome = Literal["added", "present", "unavailable"]

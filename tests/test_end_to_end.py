@@ -221,14 +221,14 @@ def test_more_images_than_there_are_are_refused_before_decoding(project: Path) -
 
 @pytest.mark.slow
 def test_tuning_chooses_rates_on_pilot_seeds_and_final_runs_use_them(project: Path) -> None:
-    tuned = PARAMS.replace("textbook", "tuned").replace("[3, 6]", "[6]").replace("sweep: {fine_tune: [100, 1]}", "")
+    tuned = PARAMS.replace("textbook", "tuned").replace("[3, 6]", "[all]").replace("sweep: {fine_tune: [100, 1]}", "")
     one_strategy = "".join(line for line in tuned.splitlines(keepends=True) if "  fine_tune: {phases" not in line)
     (project / "params.yaml").write_text(one_strategy)
     run_stages("prepare tiny", "subset tiny", "tune tiny", "train tiny feature_extraction", folder=project)
-    scale = json.loads((project / "results" / "tiny" / "rates.json").read_text())["6"]["feature_extraction"]
+    scale = json.loads((project / "results" / "tiny" / "rates.json").read_text())["0"]["feature_extraction"]
     assert scale in (0.1, 0.3, 1, 3, 10)
     assert len(list((project / "results/tiny/pilot/feature_extraction").glob("*_seed100[01]_*"))) == 10
-    finals = list((project / "results/tiny/final/feature_extraction").glob(f"6-a-class_x{scale:g}_seed*"))
+    finals = list((project / "results/tiny/final/feature_extraction").glob(f"all-images_x{scale:g}_seed*"))
     assert len(finals) == 2
 
 

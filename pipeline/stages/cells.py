@@ -57,7 +57,7 @@ class Workbench:
         """Which images a cell trains on, watches, and is judged on."""
         drawn = self.subsets.drawn[cell.per_class, cell.seed]
         if cell.role == "pilot":
-            trained_on, judged = tuning_split(drawn, len(self.prepared.card.classes))
+            trained_on, judged = tuning_split(drawn, self.prepared.labels[drawn])
             return trained_on, judged, judged
         return drawn, self.subsets.watched, self.prepared.test
 
@@ -195,7 +195,7 @@ def _train(bench: Workbench, cells: Sequence[Cell], title: str, mirror: Mirror) 
 
         def watch(number: int, epoch: int) -> None:
             cell = cells[number]
-            bar.advance(epoch - epochs[cell], f"{cell.per_class} a class, seed {cell.seed}, epoch {epoch}")
+            bar.advance(epoch - epochs[cell], f"{cell.size}, seed {cell.seed}, epoch {epoch}")
             epochs[cell] = epoch
 
         for run in execution.run_all(tasks, bench.device, state, watch):

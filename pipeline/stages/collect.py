@@ -19,7 +19,7 @@ from pipeline.lr_finder import RangeTest
 from pipeline.runs import RunStoreError, StoredRun
 from pipeline.stages import cells, command, lr_finder, prepared
 from pipeline.stages.cells import Workbench
-from pipeline.strategies import Cell, Role
+from pipeline.strategies import ALL, Cell, Role, size_words
 
 LOG = logging.getLogger(__name__)
 
@@ -135,8 +135,9 @@ def _provenance(bench: Workbench, stored: dict[Cell, StoredRun]) -> dict[str, An
         entry = environments.setdefault(repr(sorted(fields.items(), key=str)), {**fields, "cells": 0})
         entry["cells"] += 1
     notes = [
-        f"two draws of {size} a class have {share:.0%} of their images in common on average"
+        f"two draws of {size_words(size)} have {share:.0%} of their images in common on average"
         for size, share in bench.subsets.overlap.items()
+        if size != ALL
     ]
     names = {
         cell.strategy: None for cell in bench.declared("final") + bench.declared("sweep") + bench.declared("ablation")
@@ -171,6 +172,7 @@ def _provenance(bench: Workbench, stored: dict[Cell, StoredRun]) -> dict[str, An
             "watched_images": len(bench.subsets.watched),
             "test_class_counts": list(card.test_class_counts),
             "notes": [*card.notes, *notes],
+            "published": [asdict(entry) for entry in study.published],
         },
         "backbone": {
             "name": study.backbone,
@@ -196,7 +198,8 @@ def _tuning_notes(bench: Workbench, scales: dict[tuple[int, str], float]) -> lis
     if not tried:
         return []
     return [
-        f"{name} at {size} a class: scale {scale:g} was chosen at the edge of those tried; a better one may lie beyond"
+        f"{name} at {size_words(size)}: scale {scale:g} was chosen at the edge of those tried; "
+        "a better one may lie beyond"
         for (size, name), scale in scales.items()
         if scale in (min(tried), max(tried))
     ]

@@ -76,7 +76,7 @@ def all_stored(bench: Workbench) -> Iterator[tuple[Cell, RangeTest]]:
 
 
 def _path(cell: Cell) -> Path:
-    name = f"{cell.strategy}_{cell.per_class}-a-class_seed{cell.seed}.json"
+    name = f"{cell.strategy}_{cell.size.replace(' ', '-')}_seed{cell.seed}.json"
     return command.RESULTS / cell.study / "lr_finder" / name
 
 

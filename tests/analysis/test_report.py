@@ -299,7 +299,7 @@ def test_missing_runs_are_named_with_the_command_and_do_not_undo_the_others(tmp_
     missing = [line for line in wording.limits(numbers) if "missing" in line]
     assert missing == [
         "**2 declared runs are missing.** `dvc repro` completes the study: "
-        "`lp_ft` (final, 100 a class, rates ×1, seeds 3, 4)."
+        "`lp_ft` (final, 100 images a class, rates ×1, seeds 3, 4)."
     ]
 
 
@@ -321,6 +321,20 @@ def test_several_sizes_get_an_answer_each_and_a_size_sweep(tmp_path: Path) -> No
     assert "With 100 images a class (200 in all)" in text
     assert {"sizes", "drift_10", "drift_100"} <= {path.stem for path in (folder / "figures").glob("*.png")}
     assert set(json.loads((folder / "metrics.json").read_text())) == {"10_a_class", "100_a_class"}
+
+
+def test_a_study_of_all_images_says_so_and_names_what_others_published(tmp_path: Path) -> None:
+    others = [{"accuracy": 88.42, "what": "a CNN", "source": "Someone 2019"}]
+    folder = write_tables(tmp_path / "quick", Plan(strategies=TWO, per_class=(0,), epochs=4, published=others))
+    report.write(folder)
+    text = (folder / "report.md").read_text()
+    assert "With all 1,968 training images, " in text
+    assert "88.42%: a CNN (Someone 2019)" in text
+    assert "| Training images a class | all |" in text
+    assert "**One set of training images.** Every seed trains on the same 1,968 images" in text
+    assert "draws of the training images" not in text
+    assert " 0 images" not in text
+    assert set(json.loads((folder / "metrics.json").read_text())) == {"all"}
 
 
 def test_what_went_wrong_at_each_rate_follows_from_drift_accuracy_and_loss(tmp_path: Path) -> None:

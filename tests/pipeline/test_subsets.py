@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.strategies import ALL
 from pipeline.subsets import Pool, SubsetError, draw, overlap, reserved, tuning_split, watched
 
 
@@ -64,12 +65,24 @@ def test_more_images_than_there_are_is_refused_with_class_and_count() -> None:
 def test_the_tuning_split_is_80_to_20_within_each_class() -> None:
     images = pool(30, 30)
     drawn = draw(images, 10, 1000)
-    kept, held = tuning_split(drawn, 2)
+    kept, held = tuning_split(drawn, images.labels[drawn])
     assert np.bincount(images.labels[kept]).tolist() == [8, 8]
     assert np.bincount(images.labels[held]).tolist() == [2, 2]
     assert set(kept) | set(held) == set(drawn)
     with pytest.raises(SubsetError, match="can't be split"):
-        tuning_split(draw(images, 1, 0), 2)
+        tuning_split(draw(images, 1, 0), np.array([0, 1]))
+
+
+def test_all_is_the_whole_pool_and_is_split_for_tuning_within_each_class() -> None:
+    images = pool(30, 10)
+    drawn = draw(images, ALL, 1000)
+    assert sorted(drawn) == list(range(40))
+    kept, held = tuning_split(drawn, images.labels[drawn])
+    assert np.bincount(images.labels[kept]).tolist() == [24, 8]
+    assert np.bincount(images.labels[held]).tolist() == [6, 2]
+    assert set(kept) | set(held) == set(drawn)
+    assert watched(images, [drawn], 5).size == 0
+    assert overlap([drawn, draw(images, ALL, 1001)]) == 1
 
 
 def test_overlap_is_the_mean_share_of_common_images() -> None:
