@@ -11,7 +11,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DVC_NO_ANALYTICS := 1
 export MLFLOW_TRACKING_URI ?= sqlite:///mlflow.db
 
-.PHONY: study test lint lock ui mirror report bench bench-save bench-compare bench-growth bench-peers clean .venv
+.PHONY: study test lint lock ui mirror report readme bench bench-save bench-compare bench-growth bench-peers clean .venv
 
 study: $(BIN)/.installed ## run the active studies, mirror them to MLflow, print the answer
 	dvc repro
@@ -46,6 +46,9 @@ mirror: $(BIN)/.installed ## rebuild the MLflow mirror from the run store
 
 report: $(BIN)/.installed ## render the report of STUDY again from its tables, without DVC or training
 	python -m analysis.report $(STUDY)
+
+readme: $(BIN)/.installed ## write the answers of the published studies into README.md
+	python -m analysis.readme
 
 bench: $(BIN)/.installed ## time every part of a study; $(BENCH) is what `pytest-benchmark compare` reads
 	mkdir -p $(dir $(BENCH))

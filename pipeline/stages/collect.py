@@ -14,7 +14,7 @@ from typing import Any, get_args
 
 import numpy as np
 
-from pipeline import backbones, runs
+from pipeline import backbones, params, runs
 from pipeline.lr_finder import RangeTest
 from pipeline.runs import RunStoreError, StoredRun
 from pipeline.stages import cells, command, lr_finder, prepared
@@ -197,7 +197,12 @@ def _tuning_notes(bench: Workbench, scales: dict[tuple[int, str], float]) -> lis
     tried = Counter(cell.lr_scale for cell in bench.declared("pilot"))
     if not tried:
         return []
-    return [
+    judged = {cell.per_class: len(bench.parts(cell)[2]) for cell in bench.declared("pilot")}
+    few = [
+        f"a rate at {size_words(size)} was judged on {count} images of each of {len(params.PILOT_SEEDS)} pilot seeds"
+        for size, count in judged.items()
+    ]
+    return few + [
         f"{name} at {size_words(size)}: scale {scale:g} was chosen at the edge of those tried; "
         "a better one may lie beyond"
         for (size, name), scale in scales.items()

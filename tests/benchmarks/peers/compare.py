@@ -22,10 +22,12 @@ PEERS_PYTHON = Path(".venv-peers/bin/python")
 CONTENDERS = {"thaw": "with_thaw", "plain PyTorch": "plain", "fastai": "with_fastai", "Lightning": "with_lightning"}
 WORKLOADS: dict[str, tuple[tuple[str, ...], int, int]] = {  # strategies, seeds, epochs
     "feature extraction, one run": (("feature_extraction",), 1, 20),
+    "feature extraction, five seeds": (("feature_extraction",), 5, 20),
     "fine-tuning, two seeds": (("fine_tune",), 2, 10),  # a study has at least two: it compares in pairs
     "seven strategies, five seeds": ((), 5, 3),
+    "seven strategies, four seeds": ((), 4, 3),  # an even number: on two cores, no core waits for the last run
 }
-REPEATS = {"feature extraction, one run": 3, "fine-tuning, two seeds": 2, "seven strategies, five seeds": 1}
+REPEATS = {"feature extraction, one run": 3, "fine-tuning, two seeds": 2}  # others: 1
 TARGET = Path("reports/benchmarks/peers.json")
 
 
@@ -110,7 +112,7 @@ def main() -> None:
         for name in given.workloads:
             file = Path(folder) / "workload.json"
             workload(Path(folder), loaded, study, *WORKLOADS[name]).write(file)
-            for repeat in range(given.repeats or REPEATS[name]):
+            for repeat in range(given.repeats or REPEATS.get(name, 1)):
                 turn = repeat % len(given.contenders)  # who starts changes
                 for contender in given.contenders[turn:] + given.contenders[:turn]:
                     result = {"workload": name, "repeat": repeat, **measure(contender, file)}
