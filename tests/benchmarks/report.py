@@ -35,11 +35,10 @@ def _standard_error(images: int) -> float:
     return 100 * (0.8 * 0.2 / images) ** 0.5
 
 
-def _machine(machine: dict[str, Any]) -> str:
+def _machine(machine: dict[str, Any], commit: bool = True) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
-    return (
-        f"{machine['cpu']}, {machine['cores']} cores; Python {machine['python']}, {versions}; "
-        f"{machine['date']}, commit `{machine['commit'][:12]}`."
+    return f"{machine['cpu']}, {machine['cores']} cores; Python {machine['python']}, {versions}; {machine['date']}" + (
+        f", commit `{machine['commit'][:12]}`." if commit else "."
     )
 
 
@@ -63,11 +62,12 @@ def peers(content: dict[str, Any]) -> Iterator[str]:
         f"is uncertain by about {_standard_error(images['validation']):.0f} points."
     )
     yield ""
-    yield _machine(content["machine"])
+    yield _machine(content["machine"], commit=False)
     yield ""
-    for workload in dict.fromkeys(result["workload"] for result in content["results"]):
+    for workload in TARGETS:
         mine = [result for result in content["results"] if result["workload"] == workload]
-        yield from _workload(workload, mine)
+        if mine:
+            yield from _workload(workload, mine)
 
 
 def _workload(workload: str, results: list[dict[str, Any]]) -> Iterator[str]:
@@ -76,6 +76,7 @@ def _workload(workload: str, results: list[dict[str, Any]]) -> Iterator[str]:
 
     contenders = list(dict.fromkeys(result["contender"] for result in results))
     repeats = 1 + max(result["repeat"] for result in results)
+    commits = sorted({result["commit"][:12] for result in results})
     yield f"### {workload[0].upper()}{workload[1:]}"
     yield ""
     rows = [
@@ -104,7 +105,8 @@ def _workload(workload: str, results: list[dict[str, Any]]) -> Iterator[str]:
     yield (
         f"{'One round' if repeats == 1 else f'{repeats} rounds'}. **{ratio:.1f} times as fast as the fastest peer** "
         f"({whole:.1f} with start-up); the target of {target:g} is {verdict}. Thaw's peak memory is "
-        f"{median('thaw', 'peak_mb') / memory:.2f} times that of the most frugal peer."
+        f"{median('thaw', 'peak_mb') / memory:.2f} times that of the most frugal peer. "
+        f"Commit {', '.join(f'`{commit}`' for commit in commits)}."
     )
     yield ""
 

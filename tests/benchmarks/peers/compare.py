@@ -86,6 +86,7 @@ def measure(contender: str, given: Path) -> dict[str, Any]:
     said = json.loads(seen.output.strip().splitlines()[-1])
     return {
         "contender": contender,
+        "commit": machine.describe()["commit"],
         "seconds": round(seen.seconds, 2),
         "work_seconds": round(said["done"] - said["ready"], 2),  # without imports and the interpreter's end
         "peak_mb": round(seen.peak_mb),
