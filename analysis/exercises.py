@@ -54,7 +54,7 @@ def _gradual(numbers: Numbers, size: int) -> Iterator[Exercise]:
     lengths = block.get("epochs_of_phases", [])
     asked = "Train the head, then the last block with it, then everything; what does each phase bring?"
     if lengths:
-        asked += f" Here {' + '.join(str(length) for length in lengths)} epochs."
+        asked += f" Here {' + '.join(str(length) for length in lengths)} epochs, {size_words(numbers, size)}."
     labels = [learning_label(phase["lr"]) for phase in block["phases"]]
     words = [_phase_words(row, labels[row["phase"] - 1]) for row in gains.to_dict("records")]
     words.append(

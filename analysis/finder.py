@@ -59,11 +59,15 @@ def _suggested(row: Mapping[Any, Any]) -> str:
     if not row["found"]:
         return "no suggestion"
     part = "" if row["found"] == row["k"] else f" ({row['found']} of {row['k']} seeds)"
-    return f"×{row['middle']:.2g} [{row['low']:.2g}, {row['high']:.2g}]{part}"
+    return f"×{_short(row['middle'])} [{_short(row['low'])}, {_short(row['high'])}]{part}"
+
+
+def _short(value: float) -> str:
+    return f"{value:.2g}" if value < 99.5 else f"{value:.0f}"
 
 
 def _times(times: float) -> str:
-    return f"{times:.2g} times" if np.isfinite(times) else NONE
+    return f"{_short(times)} times" if np.isfinite(times) else NONE
 
 
 def words(table: pd.DataFrame, tuned: bool) -> list[str]:
@@ -79,6 +83,6 @@ def words(table: pd.DataFrame, tuned: bool) -> list[str]:
         near = int((off <= np.log10(3) + 1e-9).sum())
         said.append(
             f"**{name[0].upper()}{name[1:]}**: within a factor of 3 of {against} for {near} of {len(times)} "
-            f"strategies; the farthest lies off by a factor of {10 ** off.max():.2g}."
+            f"strategies; the farthest lies off by a factor of {_short(10 ** off.max())}."
         )
     return said

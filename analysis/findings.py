@@ -501,6 +501,11 @@ class Numbers:
     ablations: pd.DataFrame
     names: tuple[str, ...]  # of the final strategies, in the order of the report
 
+    def tuned_on(self, per_class: int) -> int | None:
+        """How many images in all judged each rate of this size; None where rates were not tuned."""
+        found: int | None = self.tables.provenance["parameters"].get("tuning_images", {}).get(str(per_class))
+        return found
+
     @property
     def draws(self) -> bool:
         """Whether seeds draw their training images; where they train on all of them, they don't."""

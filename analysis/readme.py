@@ -30,7 +30,7 @@ def lines(reports: Path, study: str) -> list[str]:
     said += ["", f"{means} {numbers.over}].", ""]
     for top in numbers.tops:
         answer = wording.answer(numbers, top)
-        said += [f"- {answer.headline} {answer.reference}".rstrip()]
+        said += [" ".join(filter(None, (f"- {answer.headline}", answer.reference, answer.caution)))]
     return said
 
 

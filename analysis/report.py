@@ -52,9 +52,9 @@ def pictures(numbers: Numbers, judged: Sequence[dict[str, Any]], claims: Sequenc
         _cost,
         _sweep,
         _phases,
+        _range_tests,
         _drift,
         _ablations,
-        _range_tests,
         lambda numbers: _claims(numbers, judged, claims),
         _recall,
     )

@@ -18,6 +18,8 @@ from analysis.tables import ALL, GROUPS, size_name
 
 NONE = "–"
 ABOUT_THE_SAME = 1.25  # times the seconds of the cheapest
+FEW_FOR_TUNING = 100  # images: judged on fewer, two equally good rates often differ by some 10 points
+HARDLY_LEARNT = 80  # percent of the training images
 MUCH_OVERLAP = 0.10  # of the training images shared by two seeds; above, they are called dependent
 
 
@@ -47,6 +49,11 @@ def joined(names: Sequence[str], last: str = "and") -> str:
     """`a`, `b` and `c`."""
     quoted = [f"`{name}`" for name in names]
     return quoted[0] if len(quoted) == 1 else f"{', '.join(quoted[:-1])} {last} {quoted[-1]}"
+
+
+def joined_words(words: Sequence[str]) -> str:
+    """a, b and c; nothing of nothing."""
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
 def counted(count: int, noun: str) -> str:
@@ -266,9 +273,26 @@ def _caution(numbers: Numbers, top: Top) -> str:
             f"Not told apart does not mean equal: between a typical pair, a true difference below about "
             f"{percent(float(found.median()))} points would be missed more than one time in five."
         )
+    parts += _tuned_on_few(numbers, top)
     if len(numbers.tables.missing_cells):
         parts.append("Some declared runs are missing; they are named under Limits.")
     return " ".join(parts)
+
+
+def _tuned_on_few(numbers: Numbers, top: Top) -> list[str]:
+    """What a reader has to know where tuning could hardly tell rates apart."""
+    images = numbers.tuned_on(top.per_class)
+    if images is None or images >= FEW_FOR_TUNING:
+        return []
+    sized = numbers.strategies[numbers.strategies["per_class"] == top.per_class]
+    slow = [str(row["strategy"]) for row in sized.to_dict("records") if row["train_accuracy"] < HARDLY_LEARNT]
+    written = (
+        f"**Rates were chosen on only {counted(images, 'image')}**, as somebody with so few would have to: a "
+        "difference here is one between strategies tuned that way, and a place may be owed to an unlucky rate"
+    )
+    if slow:
+        written += f" (below {HARDLY_LEARNT}% even on their training images: {joined(slow)})"
+    return [f"{written}."]
 
 
 def setting(numbers: Numbers) -> str:
@@ -588,8 +612,11 @@ def limits(numbers: Numbers) -> list[str]:
         )
     else:
         edges = " ".join(str(note).rstrip(".") + "." for note in provenance["parameters"].get("tuning_notes", []))
+        sizes = [(size, numbers.tuned_on(size)) for size in numbers.sizes]
+        judged = joined_words([f"{images} images with {size_name(size)}" for size, images in sizes if images])
+        on = f" Each rate was judged on {judged}." if judged else ""
         said.append(
-            f"**Rates are tuned** on pilot seeds, never on test images, the same search for all. {edges}".rstrip()
+            f"**Rates are tuned** on pilot seeds, never on test images, the same search for all.{on} {edges}".rstrip()
         )
     notes = [str(note).rstrip(".") for note in dataset.get("notes", [])]
     counted_overlap = [note for note in notes if "in common" in note]  # by stage collect, from the draws themselves

@@ -14,7 +14,7 @@ from typing import Any, get_args
 
 import numpy as np
 
-from pipeline import backbones, params, runs
+from pipeline import backbones, runs
 from pipeline.lr_finder import RangeTest
 from pipeline.runs import RunStoreError, StoredRun
 from pipeline.stages import cells, command, lr_finder, prepared
@@ -160,6 +160,7 @@ def _provenance(bench: Workbench, stored: dict[Cell, StoredRun]) -> dict[str, An
                 for size in study.per_class
             },
             "tuning_notes": _tuning_notes(bench, scales),
+            "tuning_images": _tuning_images(bench),
         },
         "dataset": {
             "name": card.name,
@@ -193,17 +194,21 @@ def _strategy(bench: Workbench, name: str) -> dict[str, Any]:
     return described if ablation is None else {**described, "of": ablation.of}
 
 
+def _tuning_images(bench: Workbench) -> dict[str, int]:
+    """How many images judged each rate of a size, over all pilot seeds."""
+    pilots = {(cell.per_class, cell.seed): cell for cell in bench.declared("pilot")}
+    count: Counter[str] = Counter()
+    for (size, _), cell in pilots.items():
+        count[str(size)] += len(bench.parts(cell)[2])
+    return dict(count)
+
+
 def _tuning_notes(bench: Workbench, scales: dict[tuple[int, str], float]) -> list[str]:
     tried = Counter(cell.lr_scale for cell in bench.declared("pilot"))
     if not tried:
         return []
-    judged = {cell.per_class: len(bench.parts(cell)[2]) for cell in bench.declared("pilot")}
-    few = [
-        f"a rate at {size_words(size)} was judged on {count} images of each of {len(params.PILOT_SEEDS)} pilot seeds"
-        for size, count in judged.items()
-    ]
-    return few + [
-        f"{name} at {size_words(size)}: scale {scale:g} was chosen at the edge of those tried; "
+    return [
+        f"`{name}` at {size_words(size)}: scale {scale:g} was chosen at the edge of those tried; "
         "a better one may lie beyond"
         for (size, name), scale in scales.items()
         if scale in (min(tried), max(tried))

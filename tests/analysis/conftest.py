@@ -91,6 +91,7 @@ class Plan:
     sweep_diverged: Sequence[float] = ()  # lr_scales
     ablations: Mapping[str, tuple[str, float]] = field(default_factory=dict)  # name -> (strategy, effect in points)
     lr_finder_seeds: Sequence[int] = ()
+    tuning_images: Mapping[str, int] = field(default_factory=dict)  # per_class -> images
     published: Sequence[Mapping[str, Any]] = ()
     validation: bool = True
     pool_images: int = 1968
@@ -296,6 +297,7 @@ class _Writer:
                 "strategies": strategies,
                 "lr_scales": {str(size): dict.fromkeys(plan.strategies, 1.0) for size in plan.per_class},
                 "tuning_notes": [],
+                "tuning_images": dict(plan.tuning_images),
             },
             "dataset": {
                 "name": "elpv",

@@ -337,6 +337,17 @@ def test_a_study_of_all_images_says_so_and_names_what_others_published(tmp_path:
     assert set(json.loads((folder / "metrics.json").read_text())) == {"all"}
 
 
+def test_rates_chosen_on_few_images_are_said_in_the_answer(tmp_path: Path) -> None:
+    weak = Plan(strategies={"fine_tune": 0.55, "feature_extraction": 0.8}, tuning_images={"100": 8})
+    caution = wording.answer(numbers_of(tmp_path / "a", weak), numbers_of(tmp_path / "b", weak).tops[0]).caution
+    assert "**Rates were chosen on only 8 images**" in caution
+    assert "below 80% even on their training images: `fine_tune`)" in caution
+    many = numbers_of(tmp_path / "c", Plan(strategies=TWO, tuning_images={"100": 100}))
+    assert "Rates were chosen" not in wording.answer(many, many.tops[0]).caution
+    untuned = numbers_of(tmp_path / "d", Plan(strategies=TWO))
+    assert "Rates were chosen" not in wording.answer(untuned, untuned.tops[0]).caution
+
+
 def test_what_went_wrong_at_each_rate_follows_from_drift_accuracy_and_loss(tmp_path: Path) -> None:
     numbers = numbers_of(tmp_path / "a", Plan(strategies=TWO, sweep=SWEEP))
     sweep = numbers.sweeps[0]

@@ -25,7 +25,6 @@ WORKLOADS: dict[str, tuple[tuple[str, ...], int, int]] = {  # strategies, seeds,
     "feature extraction, five seeds": (("feature_extraction",), 5, 20),
     "fine-tuning, two seeds": (("fine_tune",), 2, 10),  # a study has at least two: it compares in pairs
     "seven strategies, five seeds": ((), 5, 3),
-    "seven strategies, four seeds": ((), 4, 3),  # an even number: on two cores, no core waits for the last run
 }
 REPEATS = {"feature extraction, one run": 3, "fine-tuning, two seeds": 2}  # others: 1
 TARGET = Path("reports/benchmarks/peers.json")
