@@ -72,7 +72,7 @@ bench-peers: $(BIN)/.installed .venv-peers/.installed ## the same work by a plai
 .venv-peers/.installed: tests/benchmarks/peers/requirements.txt $(BIN)/.installed
 	test -x .venv-peers/bin/python || $(PYTHON) -m venv .venv-peers
 	python -c 'import site; print(site.getsitepackages()[0])' > $$(.venv-peers/bin/python -c 'import site; print(site.getsitepackages()[0])')/shared.pth
-	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint <(grep -o '^[a-z0-9.-]*==[^ ;]*' requirements.lock) -r tests/benchmarks/peers/requirements.txt
+	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint <(python -m pip freeze) -r tests/benchmarks/peers/requirements.txt
 	touch $@
 
 clean: ## remove prepared data, the embedded study and caches; published studies stay
