@@ -58,7 +58,8 @@ def peers(content: dict[str, Any]) -> Iterator[str]:
         "Seconds are medians of whole commands; *work* leaves out imports and the interpreter's end. *Ratio* is a "
         "contender's work over Thaw's. Memory is the peak of the proportional set size over all processes, looked at "
         "once a second. Accuracy is the mean over a workload's runs on those validation images: that of a single run "
-        f"is uncertain by about {_standard_error(images['validation']):.0f} points."
+        f"is uncertain by about {_standard_error(images['validation']):.0f} points. A contender without a row was not "
+        "measured on that workload."
     )
     yield ""
     yield _machine(content["machine"], commit=False)
