@@ -13,7 +13,7 @@ BLOCK = re.compile(r"(<!-- results of (?P<studies>[\w ]+) -->\n).*?(<!-- end of 
 
 
 def lines(reports: Path, study: str) -> list[str]:
-    """One study: what was compared, and for each size the best accuracy and what to use. Raises TablesError."""
+    """One study: what was compared, every strategy's accuracy, and for each size what to use. Raises TablesError."""
     numbers = findings.compute(load(reports / study))
     said = [f"**[{study}]({(reports / study / 'report.md').as_posix()})**: {wording.setting(numbers)}", ""]
     said += [f"| Strategy | {' | '.join(size_name(size) for size in numbers.sizes)} |"]
@@ -27,7 +27,8 @@ def lines(reports: Path, study: str) -> list[str]:
             cells.append(f"{wording.percent(row[column])} {interval}".strip())
         said.append(f"| `{name}` | {' | '.join(cells)} |")
     means = f"{'Balanced' if numbers.uneven else 'Test'} accuracy in percent, mean over seeds [95% interval over"
-    said += ["", f"{means} {numbers.over}].", ""]
+    judged = " The answers are judged on plain test accuracy." if numbers.uneven else ""
+    said += ["", f"{means} {numbers.over}].{judged}", ""]
     for top in numbers.tops:
         answer = wording.answer(numbers, top)
         said += [" ".join(filter(None, (f"- {answer.headline}", answer.reference, answer.caution)))]

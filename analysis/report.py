@@ -467,7 +467,7 @@ def render(
         sections.setdefault(picture.section, []).append(picture)
     by_size = [
         {
-            "title": f"{size_name(size)}",
+            "title": size_name(size),
             "strategies": wording.strategies_rows(numbers, size),
             "pairs": wording.pairs_rows(numbers.pairs[numbers.pairs["per_class"] == size]),
             "robust": wording.robustness_rows(

@@ -47,13 +47,12 @@ def bracket(low: float, high: float, signs: str = "with") -> str:
 
 def joined(names: Sequence[str], last: str = "and") -> str:
     """`a`, `b` and `c`."""
-    quoted = [f"`{name}`" for name in names]
-    return quoted[0] if len(quoted) == 1 else f"{', '.join(quoted[:-1])} {last} {quoted[-1]}"
+    return joined_words([f"`{name}`" for name in names], last)
 
 
-def joined_words(words: Sequence[str]) -> str:
+def joined_words(words: Sequence[str], last: str = "and") -> str:
     """a, b and c; nothing of nothing."""
-    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+    return f"{', '.join(words[:-1])} {last} {words[-1]}" if len(words) > 1 else "".join(words)
 
 
 def counted(count: int, noun: str) -> str:

@@ -89,14 +89,14 @@ def _pool(jobs: int, shared: tuple[Any, ...]) -> Iterator[ProcessPoolExecutor]:
     with ProcessPoolExecutor(count, context, initializer=_start_worker, initargs=(*shared, os.getpid())) as pool:
         try:
             yield pool
-        except BaseException as error:
-            pool.shutdown(wait=False, cancel_futures=True)
-            if not isinstance(error, BrokenProcessPool):
-                raise
+        except BrokenProcessPool as error:
             raise OutOfMemory(
                 "a training process was killed from outside, most likely for want of memory: lower THAW_WORKERS "
                 f"(now {workers()}), or resolution or batch_size in params.yaml"
             ) from error
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 _TASKS: Sequence[Task] = ()

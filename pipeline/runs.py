@@ -69,7 +69,7 @@ def folder(root: Path, cell: Cell) -> Path:
 
 
 def _name(cell: Cell) -> str:
-    return f"{cell.size.replace(' ', '-')}_x{cell.lr_scale:g}_seed{cell.seed}"
+    return f"{cell.file_size}_x{cell.lr_scale:g}_seed{cell.seed}"
 
 
 def path(root: Path, cell: Cell, key: str) -> Path:

@@ -82,6 +82,11 @@ class Cell:
         """How many images it trains on, in words."""
         return size_words(self.per_class)
 
+    @property
+    def file_size(self) -> str:
+        """The same, as a part of file names: `10-a-class`, `all-images`."""
+        return self.size.replace(" ", "-")
+
     def __str__(self) -> str:
         scale = "" if self.lr_scale == 1 else f" ×{self.lr_scale:g}"
         return f"{self.study} {self.strategy}{scale} {self.size}, seed {self.seed}"

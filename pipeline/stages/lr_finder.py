@@ -76,7 +76,7 @@ def all_stored(bench: Workbench) -> Iterator[tuple[Cell, RangeTest]]:
 
 
 def _path(cell: Cell) -> Path:
-    name = f"{cell.strategy}_{cell.size.replace(' ', '-')}_seed{cell.seed}.json"
+    name = f"{cell.strategy}_{cell.file_size}_seed{cell.seed}.json"
     return command.RESULTS / cell.study / "lr_finder" / name
 
 
