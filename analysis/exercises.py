@@ -13,18 +13,8 @@ from analysis import findings
 from analysis.findings import DECIDED_FROM, Numbers, Sweep
 from analysis.plots import p_value, signed
 from analysis.statistics import ALPHA
-from analysis.wording import (
-    Table,
-    bracket,
-    counted,
-    learning_label,
-    percent,
-    phase_rows,
-    rate_of,
-    size_words,
-    sweep_rows,
-    sweep_words,
-)
+from analysis.wording import learning_label, phase_rows, rate_of, sweep_rows, sweep_words
+from analysis.words import Table, bracket, counted, percent, size_words
 
 GRADUAL, AT_ONCE = "gradual_unfreezing", "fine_tune"
 THREE = ("scratch", "feature_extraction", "fine_tune")

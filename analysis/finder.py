@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.findings import strategy_order
-from analysis.wording import NONE, Table
+from analysis.words import NONE, Table
 
 Rule = Literal["steepest", "tenth_of_lowest"]
 RULES: Mapping[Rule, str] = {"steepest": "steepest slope", "tenth_of_lowest": "a tenth of the lowest point"}

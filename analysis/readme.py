@@ -7,7 +7,9 @@ import sys
 from pathlib import Path
 
 from analysis import findings, wording
+from analysis.answer import answer
 from analysis.tables import TablesError, load, size_name
+from analysis.words import bracket, percent
 
 BLOCK = re.compile(r"(<!-- results of (?P<studies>[\w ]+) -->\n).*?(<!-- end of results -->)", re.DOTALL)
 
@@ -23,15 +25,15 @@ def lines(reports: Path, study: str) -> list[str]:
         cells = []
         for size in numbers.sizes:
             row = numbers.of(size, name)
-            interval = wording.bracket(row[f"{column}_low"], row[f"{column}_high"], "without")
-            cells.append(f"{wording.percent(row[column])} {interval}".strip())
+            interval = bracket(row[f"{column}_low"], row[f"{column}_high"], "without")
+            cells.append(f"{percent(row[column])} {interval}".strip())
         said.append(f"| `{name}` | {' | '.join(cells)} |")
     means = f"{'Balanced' if numbers.uneven else 'Test'} accuracy in percent, mean over seeds [95% interval over"
     judged = " The answers are judged on plain test accuracy." if numbers.uneven else ""
     said += ["", f"{means} {numbers.over}].{judged}", ""]
     for top in numbers.tops:
-        answer = wording.answer(numbers, top)
-        said += [" ".join(filter(None, (f"- {answer.headline}", answer.reference, answer.caution)))]
+        advice = answer(numbers, top)
+        said += [" ".join(filter(None, (f"- {advice.headline}", advice.reference, advice.caution)))]
     return said
 
 

@@ -19,11 +19,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-from analysis import exercises, finder, findings, plots, wording
+from analysis import exercises, finder, findings, ledger, origins, plots, wording
+from analysis.answer import Answer, answer
 from analysis.claims import Claim, ClaimsError, judge, load_claims
 from analysis.findings import REFERENCE, Numbers, Sweep
 from analysis.tables import ALL, GROUPS, TablesError, load, size_name
-from analysis.wording import Answer, counted
+from analysis.words import counted
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -480,7 +481,7 @@ def render(
     text = environment.get_template("report.md.j2").render(
         study=numbers.tables.study,
         setting=wording.setting(numbers),
-        answers=[wording.answer(numbers, top) for top in numbers.tops],
+        answers=[answer(numbers, top) for top in numbers.tops],
         sizes=by_size,
         several_sizes=len(numbers.sizes) > 1,
         reference=REFERENCE,
@@ -502,18 +503,18 @@ def render(
         exercises=exercises.answered(numbers),
         finder=_finder(numbers),
         ablations=wording.ablation_rows(numbers.ablations),
-        ledger=wording.ledger(judged, claims, numbers.tables.study),
+        ledger=ledger.ledger(judged, claims, numbers.tables.study),
         sensitivity=wording.robustness_words(numbers),
         over=numbers.over,
         published=wording.published(numbers),
         limits=wording.limits(numbers),
-        bibtex=wording.bibtex(numbers),
+        bibtex=origins.bibtex(numbers),
         dataset=numbers.tables.provenance["dataset"],
         backbone=numbers.tables.provenance["backbone"],
-        provenance=wording.provenance_rows(numbers),
-        recipes=wording.recipe_rows(numbers),
-        recipe_words=wording.recipe_words(numbers),
-        origins=wording.origin_rows(numbers),
+        provenance=origins.provenance_rows(numbers),
+        recipes=origins.recipe_rows(numbers),
+        recipe_words=origins.recipe_words(numbers),
+        origins=origins.origin_rows(numbers),
     )
     return text.rstrip() + "\n"
 
@@ -544,7 +545,7 @@ def write(folder: Path) -> list[Answer]:
         if old.suffix in {".png", ".svg", ".csv"} and old not in written:
             old.unlink()
     _write_text(render(numbers, judged, claims, drawn), folder / "report.md")
-    return [wording.answer(numbers, top) for top in numbers.tops]
+    return [answer(numbers, top) for top in numbers.tops]
 
 
 def _write_text(text: str, path: Path) -> None:
@@ -582,7 +583,7 @@ def short_answer(answers: Sequence[Answer]) -> list[str]:
     last = answers[-1]
     at = f"With {size_name(last.per_class)}: " if len(answers) > 1 else ""
     lines = [
-        " ".join(answer.headline for answer in answers),
+        " ".join(each.headline for each in answers),
         at + (last.reference or last.reasons),
         at + (last.caution or last.reasons),
     ]
@@ -604,7 +605,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise TablesError(f"there are no tables of a study {chosen.study!r} in {chosen.reports}; {names}")
         if chosen.answer:
             numbers = findings.compute(load(folder))
-            for line in short_answer([wording.answer(numbers, top) for top in numbers.tops]):
+            for line in short_answer([answer(numbers, top) for top in numbers.tops]):
                 print(line)
             print(f"Report: {folder / 'report.md'}")
         else:

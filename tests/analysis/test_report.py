@@ -13,6 +13,7 @@ import pytest
 from scipy import stats
 
 from analysis import findings, report, wording
+from analysis.answer import Answer, answer
 from analysis.findings import COMPARISON_COLUMNS, Numbers, compute, overlap
 from analysis.tables import load
 from tests.analysis.conftest import Plan, write_tables
@@ -25,9 +26,9 @@ def numbers_of(folder: Path, plan: Plan) -> Numbers:
     return compute(load(write_tables(folder, plan)))
 
 
-def answer_of(folder: Path, plan: Plan) -> wording.Answer:
+def answer_of(folder: Path, plan: Plan) -> Answer:
     numbers = numbers_of(folder, plan)
-    return wording.answer(numbers, numbers.tops[0])
+    return answer(numbers, numbers.tops[0])
 
 
 @pytest.fixture(scope="module")
@@ -226,7 +227,7 @@ def test_a_planted_effect_is_found_and_a_null_is_not(tmp_path: Path) -> None:
     assert "fine_tune" in top.members
     null = numbers_of(tmp_path / "b", Plan(strategies=dict.fromkeys(Plan().strategies, 0.78), seeds=range(10)))
     assert null.tops[0].beaten == ()
-    words = wording.answer(null, null.tops[0])
+    words = answer(null, null.tops[0])
     assert "no comparison is clear after correction" in words.headline
     assert "exploratory" not in words.caution
 
@@ -261,7 +262,7 @@ def test_a_strategy_that_diverged_is_not_rewarded_for_its_large_spread(tmp_path:
     top = numbers.tops[0]
     assert "fine_tune" in top.unstable
     assert "fine_tune" not in top.members
-    words = wording.answer(numbers, top)
+    words = answer(numbers, top)
     assert "`fine_tune`" not in words.headline
     assert "because it diverged: `fine_tune` (1 of 5 runs)" in words.caution
 
@@ -293,7 +294,7 @@ def test_missing_runs_are_named_with_the_command_and_do_not_undo_the_others(tmp_
     top = numbers.tops[0]
     assert top.state == "decided"
     assert top.thin == ("lp_ft",)
-    words = wording.answer(numbers, top)
+    words = answer(numbers, top)
     assert "Too few runs to judge: `lp_ft` (3 runs)" in words.caution
     assert "Some declared runs are missing" in words.caution
     missing = [line for line in wording.limits(numbers) if "missing" in line]
@@ -339,13 +340,13 @@ def test_a_study_of_all_images_says_so_and_names_what_others_published(tmp_path:
 
 def test_rates_chosen_on_few_images_are_said_in_the_answer(tmp_path: Path) -> None:
     weak = Plan(strategies={"fine_tune": 0.55, "feature_extraction": 0.8}, tuning_images={"100": 8})
-    caution = wording.answer(numbers_of(tmp_path / "a", weak), numbers_of(tmp_path / "b", weak).tops[0]).caution
+    caution = answer(numbers_of(tmp_path / "a", weak), numbers_of(tmp_path / "b", weak).tops[0]).caution
     assert "**Rates were chosen on only 8 images**" in caution
     assert "below 80% even on their training images: `fine_tune`)" in caution
     many = numbers_of(tmp_path / "c", Plan(strategies=TWO, tuning_images={"100": 100}))
-    assert "Rates were chosen" not in wording.answer(many, many.tops[0]).caution
+    assert "Rates were chosen" not in answer(many, many.tops[0]).caution
     untuned = numbers_of(tmp_path / "d", Plan(strategies=TWO))
-    assert "Rates were chosen" not in wording.answer(untuned, untuned.tops[0]).caution
+    assert "Rates were chosen" not in answer(untuned, untuned.tops[0]).caution
 
 
 def test_what_went_wrong_at_each_rate_follows_from_drift_accuracy_and_loss(tmp_path: Path) -> None:

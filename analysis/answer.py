@@ -1,0 +1,217 @@
+"""What to do at one size, in words that follow from the numbers in every case they can come out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from analysis import findings
+from analysis.findings import CITABLE_FROM, DECIDED_FROM, REFERENCE, Numbers, Top
+from analysis.words import bracket, counted, gain_words, joined, percent, seconds, share, size_words
+
+ABOUT_THE_SAME = 1.25  # times the seconds of the cheapest
+FEW_FOR_TUNING = 100  # images: judged on fewer, two equally good rates often differ by some 10 points
+HARDLY_LEARNT = 80  # percent of the training images
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What to do at one size: the advice in a sentence, what it rests on, and how far to trust it."""
+
+    per_class: int
+    headline: str
+    reasons: str
+    reference: str  # the difference from the reference strategy in one line
+    caution: str
+
+
+def answer(numbers: Numbers, top: Top) -> Answer:
+    """The advice for one size, in words that follow from the data in every case."""
+    size = top.per_class
+    intro = f"With {size_words(numbers, size)}"
+    rows = {
+        name: numbers.of(size, name) for name in (*top.members, *top.doubtful, *top.unstable, *top.thin, *top.beaten)
+    }
+    reasons: list[str] = []
+    if top.state == "one strategy":
+        name = next(iter(rows))
+        headline = f"{intro}, only `{name}` was run, so there is nothing to choose between."
+        reasons.append(_scores([rows[name]]))
+    elif top.state == "too few seeds":
+        headline = (
+            f"{intro}, nothing is decided: {counted(top.k, 'seed')} cannot carry a comparison "
+            f"(at least {DECIDED_FROM} are needed)."
+        )
+        best = max(rows.values(), key=lambda row: row["test_accuracy"])
+        worst = min(rows.values(), key=lambda row: row["test_accuracy"])
+        reasons.append(
+            f"Mean test accuracy runs from {percent(worst['test_accuracy'])}% (`{worst['strategy']}`) to "
+            f"{percent(best['test_accuracy'])}% (`{best['strategy']}`); which of them is better on other draws of "
+            "the training images is open."
+        )
+    elif not top.members:
+        headline = f"{intro}, no strategy can be recommended: every one that is not beaten diverged at least once."
+    else:
+        headline = _headline(intro, top)
+        reasons.append(_scores([rows[name] for name in top.members]))
+        costs = [rows[name] for name in top.members]
+        reasons.append(_cheapest(costs) if len(costs) > 1 else _cost(costs[0]))
+    caution = [_caution(numbers, top), _left_out(top, rows), _diverged(top, rows), _uneven(numbers, rows)]
+    return Answer(
+        per_class=size,
+        headline=headline,
+        reasons=" ".join(reasons),
+        reference=_against_reference(numbers, top, rows),
+        caution=" ".join(filter(None, caution)),
+    )
+
+
+def _headline(intro: str, top: Top) -> str:
+    fates = [
+        *(["is beaten by at least one other"] if top.beaten else []),
+        *(["leans worse"] if top.doubtful else []),
+        *(["diverged"] if top.unstable else []),
+        *(["has too few seeds"] if top.thin else []),
+    ]
+    fate = fates[0] if len(fates) == 1 else f"{', '.join(fates[:-1])} or {fates[-1]}" if fates else ""
+    if not top.beaten:
+        unclear = f"{intro}, no comparison is clear after correction for their number"
+        if not fates:
+            return f"{unclear}: this study cannot tell the {len(top.members)} strategies apart. Take the cheapest."
+        return f"{unclear}; nothing speaks against {joined(top.members)}, and every other strategy {fate}."
+    if len(top.members) == 1:
+        return f"{intro}, use {joined(top.members)}: every other strategy {fate}."
+    return f"{intro}, use {joined(top.members, 'or')}: they cannot be told apart, and every other strategy {fate}."
+
+
+def _scores(rows: Sequence[dict[str, Any]]) -> str:
+    if len(rows) == 1:
+        row = rows[0]
+        low_high = bracket(row["test_accuracy_low"], row["test_accuracy_high"], "without")
+        about = f"95% interval {low_high}, " if low_high else ""
+        return (
+            f"It gets {percent(row['test_accuracy'])}% of the test images right ({about}{counted(row['k'], 'seed')})."
+        )
+    best, worst = rows[0], rows[-1]
+    return (
+        f"They get {percent(worst['test_accuracy'])}% (`{worst['strategy']}`) to {percent(best['test_accuracy'])}% "
+        f"(`{best['strategy']}`) of the test images right, on average over {counted(best['k'], 'seed')}."
+    )
+
+
+def _cost(row: dict[str, Any]) -> str:
+    trained = share(row["trainable_parameters"], row["total_parameters"])
+    return f"A run takes {seconds(row['seconds'])} and trains {trained} of the parameters."
+
+
+def _cheapest(rows: Sequence[dict[str, Any]]) -> str:
+    cheap = min(rows, key=lambda row: row["seconds"])
+    dear = max(rows, key=lambda row: row["seconds"])
+    trained = share(cheap["trainable_parameters"], cheap["total_parameters"])
+    if dear["seconds"] < ABOUT_THE_SAME * cheap["seconds"]:
+        least, most = seconds(cheap["seconds"]), seconds(dear["seconds"])
+        return f"They cost about the same: {least if least == most else f'{least} to {most}'} a run."
+    rest = share(dear["trainable_parameters"], dear["total_parameters"])
+    return (
+        f"The cheapest of them is `{cheap['strategy']}` ({seconds(cheap['seconds'])} a run, {trained} of the "
+        f"parameters learn), the dearest `{dear['strategy']}` ({seconds(dear['seconds'])}, {rest})."
+    )
+
+
+def _left_out(top: Top, rows: Mapping[str, dict[str, Any]]) -> str:
+    said = []
+    if top.doubtful:
+        said.append(
+            f"Not ruled out, but leaning worse: {joined(top.doubtful)} (a 95% interval against each lies wholly below "
+            "zero, though the difference is not clear once corrected for the number of comparisons)."
+        )
+    if top.unstable and top.state == "decided":
+        often = ", ".join(f"`{name}` ({rows[name]['diverged']} of {rows[name]['k']} runs)" for name in top.unstable)
+        said.append(f"Not recommended although no comparison beats it, because it diverged: {often}.")
+    if top.thin:
+        few = ", ".join(f"`{name}` ({counted(rows[name]['k'], 'run')})" for name in top.thin)
+        said.append(f"Too few runs to judge: {few}.")
+    return " ".join(said)
+
+
+def _diverged(top: Top, rows: Mapping[str, dict[str, Any]]) -> str:
+    """Which strategies diverged, but for those that are left out for it."""
+    told_already = top.unstable if top.state == "decided" else ()
+    often = ", ".join(
+        f"`{name}` in {row['diverged']} of {row['k']}"
+        for name, row in rows.items()
+        if row["diverged"] and name not in told_already
+    )
+    return f"Runs diverged (each counts with the accuracy it was left with): {often}." if often else ""
+
+
+def _uneven(numbers: Numbers, rows: Mapping[str, dict[str, Any]]) -> str:
+    if not numbers.uneven:
+        return ""
+    below = [name for name, row in rows.items() if row["test_accuracy"] < numbers.baseline]
+    return (
+        f"The classes of the test images are uneven: always answering the largest one would get "
+        f"{percent(numbers.baseline)}% right{f', more than {joined(below)}' if below else ''}."
+    )
+
+
+def _against_reference(numbers: Numbers, top: Top, rows: Mapping[str, dict[str, Any]]) -> str:
+    if len(rows) == 1:
+        return ""
+    if REFERENCE not in rows:
+        return f"The reference strategy `{REFERENCE}` was not run at this size, so no difference from it is given."
+    base = rows[REFERENCE]
+    trained = share(base["trainable_parameters"], base["total_parameters"])
+    about = (
+        f"the reference `{REFERENCE}` ({percent(base['test_accuracy'])}%, {seconds(base['seconds'])} a run, "
+        f"{trained} of the parameters learn)"
+    )
+    pairs = findings.against(numbers.pairs, top.per_class, REFERENCE).set_index("strategy")
+    asked = [name for name in top.members if name != REFERENCE] if top.state == "decided" else []
+    asked = asked or [name for name in rows if name != REFERENCE]
+    asked = sorted(asked, key=lambda name: -rows[name]["test_accuracy"])
+    shown = asked if len(asked) <= 3 else [asked[0], asked[-1]]
+    parts = [f"`{name}` {gain_words({**pairs.loc[name]})}" for name in shown]
+    between = "; " if len(asked) <= 3 else "; the others lie between it and "
+    sentence = f"Against {about}: {between.join(parts)} (95% interval of each difference alone)."
+    if top.state == "decided" and REFERENCE in top.members and len(top.members) > 1:
+        sentence += f" `{REFERENCE}` is itself in the set: this study does not show that training more pays."
+    return sentence
+
+
+def _caution(numbers: Numbers, top: Top) -> str:
+    found = numbers.pairs[numbers.pairs["per_class"] == top.per_class]["smallest_detectable"].dropna()
+    parts = []
+    if top.state == "one strategy":
+        return ""
+    if top.state == "decided" and top.k < CITABLE_FROM:
+        parts.append(
+            f"With {counted(top.k, 'seed')} this is exploratory: a reason to look further, not a result to cite; "
+            f"{CITABLE_FROM} seeds would be."
+        )
+    if len(found) and top.state == "decided":
+        parts.append(
+            f"Not told apart does not mean equal: between a typical pair, a true difference below about "
+            f"{percent(float(found.median()))} points would be missed more than one time in five."
+        )
+    parts += _tuned_on_few(numbers, top)
+    if len(numbers.tables.missing_cells):
+        parts.append("Some declared runs are missing; they are named under Limits.")
+    return " ".join(parts)
+
+
+def _tuned_on_few(numbers: Numbers, top: Top) -> list[str]:
+    """What a reader has to know where tuning could hardly tell rates apart."""
+    images = numbers.tuned_on(top.per_class)
+    if images is None or images >= FEW_FOR_TUNING:
+        return []
+    sized = numbers.strategies[numbers.strategies["per_class"] == top.per_class]
+    slow = [str(row["strategy"]) for row in sized.to_dict("records") if row["train_accuracy"] < HARDLY_LEARNT]
+    written = (
+        f"**Rates were chosen on only {counted(images, 'image')}**, as somebody with so few would have to: a "
+        "difference here is one between strategies tuned that way, and a place may be owed to an unlucky rate"
+    )
+    if slow:
+        written += f" (below {HARDLY_LEARNT}% even on their training images: {joined(slow)})"
+    return [f"{written}."]

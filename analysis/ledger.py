@@ -1,0 +1,98 @@
+"""The ledger: the verdicts on rules of thumb as tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from analysis.claims import METRICS, Claim
+from analysis.plots import p_value, signed
+from analysis.words import NONE, Table, cell
+
+
+@dataclass(frozen=True)
+class LedgerPart:
+    title: str
+    words: str
+    table: Table
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """The claims as tables, counts first."""
+
+    summary: str
+    parts: tuple[LedgerPart, ...]
+    described: tuple[str, ...]
+    untested: tuple[str, ...]
+
+
+def ledger(judged: Sequence[Mapping[str, Any]], claims: Sequence[Claim], study: str) -> Ledger:
+    """The verdicts: primary and exploratory claims apart, and those that have no runs here in a list of their own."""
+    by_id = {claim.id: claim for claim in claims}
+    families = {
+        "claims": ("Primary claims", "One family: their p-values are adjusted together (Holm)."),
+        "exploratory": (
+            "Exploratory claims",
+            "Adjusted among themselves (Holm): reasons to look further, not results.",
+        ),
+    }
+    mine = [row for row in judged if by_id[row["id"]].study == study]
+    parts = []
+    for family, (title, words) in families.items():
+        some = [row for row in mine if by_id[row["id"]].family == family and row["verdict"] != "not tested"]
+        if some:
+            parts.append(LedgerPart(title, f"{_verdicts(some)}. {words}", _ledger_table(some, by_id)))
+    described = [row for row in mine if by_id[row["id"]].described is not None]
+    untested = [row for row in judged if row["verdict"] == "not tested" and row not in described]
+    summary = (
+        f"Rules of thumb put to the test: {_verdicts(judged)} (a rule is judged on one study, and this is `{study}`). "
+        "A rule and its margin have to be fixed before the runs that judge it: the history of "
+        "`analysis/claims.yaml`, against the commits under Provenance, shows whether they were. *Supported*: the "
+        "effect is larger than the margin; *refuted*: it is smaller, or the opposite holds; *open*: these runs "
+        "cannot tell; *not tested*: there are no runs for it here."
+    )
+    return Ledger(summary, tuple(parts), tuple(map(_untested_row, described)), tuple(map(_untested_row, untested)))
+
+
+def _verdicts(judged: Sequence[Mapping[str, Any]]) -> str:
+    """`2 supported, 1 refuted, 3 open, 0 not tested`."""
+    order = ("supported", "refuted", "open", "not tested")
+    return ", ".join(f"{sum(row['verdict'] == verdict for row in judged)} {verdict}" for verdict in order)
+
+
+def _untested_row(row: Mapping[str, Any]) -> str:
+    reason = str(row["reason"] or "").rstrip(".")
+    return f"`{row['id']}`: {str(row['rule']).rstrip('.')}." + (f" *{reason}.*" if reason else "")
+
+
+def _ledger_table(judged: Sequence[Mapping[str, Any]], by_id: Mapping[str, Claim]) -> Table:
+    rows = []
+    for row in judged:
+        effect, low, high, p = (_nan_if_none(row[name]) for name in ("effect", "low", "high", "p_holm"))
+        shown = NONE
+        if np.isfinite(effect):
+            unit = "%" if METRICS[by_id[row["id"]].parts[0].metric].startswith("percent") else "points"
+            digits = 1 if unit == "points" or abs(effect) >= 1 else 3
+            shown = f"{signed(effect, digits)} [{signed(low, digits)}, {signed(high, digits)}] {unit}"
+        said = [str(row[name]).rstrip(".") for name in ("reason", "needs") if row[name]]
+        reason = ". ".join(part[:1].upper() + part[1:] for part in said)
+        rows.append(
+            (
+                f"`{row['id']}`",
+                cell(row["rule"]),
+                f"**{row['verdict']}**",
+                shown,
+                p_value(p) if np.isfinite(p) else NONE,
+                f"{cell(reason)}." if reason else NONE,
+            )
+        )
+    header = ("Claim", "Rule", "Verdict", "Effect [95%]", "Adjusted p", "Why, and what it would need")
+    return Table(header, tuple(rows), frozenset({3, 4}))
+
+
+def _nan_if_none(value: float | None) -> float:
+    return float("nan") if value is None else float(value)

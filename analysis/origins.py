@@ -1,0 +1,196 @@
+"""Where a study's numbers come from: recipes, provenance, commands, and how to cite them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from analysis.findings import Numbers
+from analysis.plots import rate_text
+from analysis.tables import GROUPS
+from analysis.words import NONE, Table, cell, counted, seconds, size_number
+
+
+def bibtex(numbers: Numbers) -> str:
+    """An entry for this report; the year is that of the last run."""
+    tables, provenance = numbers.tables, numbers.tables.provenance
+    year = str(provenance["finished"])[:4]
+    commits = sorted({_short(str(environment["commit"])) for environment in provenance["environments"]})
+    key = "".join(letter for letter in tables.study if letter.isalnum() or letter == "_")
+    note = (
+        f"Backbone {provenance['backbone']['name']}, data {provenance['dataset']['name']}, "
+        f"{min(top.k for top in numbers.tops)} seeds, commit {', '.join(commits)}"
+    )
+    return "\n".join(
+        [
+            f"@misc{{thaw_{key}_{year},",
+            f"  title  = {{Thaw: which transfer-learning strategy? Study {_latex(tables.study)}}},",
+            "  author = {{The Thaw contributors}},",
+            f"  year   = {{{year}}},",
+            f"  note   = {{{_latex(note)}}}",
+            "}",
+        ]
+    )
+
+
+def _short(commit: str) -> str:
+    """The first twelve digits, and whether there were changes beyond them."""
+    digits, dash, changed = commit.partition("-")
+    return digits[:12] + dash + changed
+
+
+def _latex(text: str) -> str:
+    return text.replace("\\", "/").replace("_", "\\_").replace("&", "\\&").replace("%", "\\%").replace("#", "\\#")
+
+
+def _settings(block: Mapping[str, Any]) -> dict[str, str]:
+    """What a strategy sets besides its phases and weights, as text."""
+    known = {"phases", "epochs_of_phases", "weights", "of", "name"}
+    return {
+        key: f"{value:g}" if isinstance(value, float) else str(value)
+        for key, value in block.items()
+        if key not in known
+    }
+
+
+def common_settings(numbers: Numbers) -> dict[str, str]:
+    """What most strategies of the study set alike."""
+    found: dict[str, list[str]] = {}
+    for block in numbers.tables.provenance["parameters"]["strategies"].values():
+        for key, value in _settings(block).items():
+            found.setdefault(key, []).append(value)
+    return {key: max(sorted(set(values)), key=values.count) for key, values in sorted(found.items())}
+
+
+def recipe_words(numbers: Numbers) -> str:
+    """What holds for every strategy that does not say otherwise."""
+    common = common_settings(numbers)
+    if not common:
+        return ""
+    listed = ", ".join(f"{key.replace('_', ' ')} `{value}`" for key, value in common.items())
+    return f"Where the table says nothing else: {listed}."
+
+
+def recipe_rows(numbers: Numbers) -> Table:
+    """What each strategy is: its phases, what learns in them, and at which rates."""
+    parameters = numbers.tables.provenance["parameters"]
+    common = common_settings(numbers)
+    rows = []
+    for name, block in parameters["strategies"].items():
+        epochs = block.get("epochs_of_phases") or [None] * len(block["phases"])
+        phases = [
+            (f"{counted(length, 'epoch')}: " if length is not None else "") + _rates_words(phase["lr"])
+            for phase, length in zip(block["phases"], epochs, strict=True)
+        ]
+        extra = [f"{key.replace('_', ' ')} {value}" for key, value in _settings(block).items() if value != common[key]]
+        if "of" in block:
+            extra.insert(0, f"changes `{block['of']}`")
+        scales = [
+            f"×{scale[name]:g} at {int(size):,}"
+            for size, scale in sorted(parameters.get("lr_scales", {}).items(), key=lambda item: int(item[0]))
+            if name in scale and scale[name] != 1
+        ]
+        weights = "random" if block.get("weights") == "none" else "pretrained"
+        also = cell("; ".join(extra)) or NONE
+        rows.append((f"`{name}`", weights, "; then ".join(phases), also, "; ".join(scales) or "×1"))
+    return Table(("Strategy", "Start", "What learns, at which rate", "Also", "Rates scaled by"), tuple(rows))
+
+
+def _rates_words(rates: Mapping[str, float]) -> str:
+    """`all at 1e-4`, or `stem to stage4 at 1e-4, head at 1e-3`."""
+    if set(rates) == {"all"} or (len(rates) == len(GROUPS) and len(set(rates.values())) == 1):
+        return f"all at {rate_text(float(next(iter(rates.values()))))}"
+    runs: list[tuple[list[str], float]] = []
+    for group in ("all", *GROUPS):
+        if group not in rates:
+            continue
+        rate = float(rates[group])
+        if runs and runs[-1][1] == rate and GROUPS.index(group) == GROUPS.index(runs[-1][0][-1]) + 1:
+            runs[-1][0].append(group)
+        else:
+            runs.append(([group], rate))
+    return ", ".join(
+        f"{names[0] if len(names) == 1 else f'{names[0]} to {names[-1]}'} at {rate_text(rate)}" for names, rate in runs
+    )
+
+
+def provenance_rows(numbers: Numbers) -> Table:
+    """Where the numbers come from, one fact a row."""
+    provenance = numbers.tables.provenance
+    study, dataset, backbone = provenance["parameters"]["study"], provenance["dataset"], provenance["backbone"]
+    environments = provenance["environments"]
+
+    def listed(field: str) -> str:
+        found = dict.fromkeys(str(e[field]) for e in environments if e.get(field) not in (None, ""))
+        return ", ".join(f"`{value}`" for value in found) or NONE
+
+    shown = {"dataset", "backbone", "resolution", "per_class", "seeds", "epochs", "batch_size", "learning_rates"}
+    others = [(key, json.dumps(study[key], sort_keys=True)) for key in sorted(study) if key not in shown]
+    versions: dict[str, set[str]] = {}
+    for environment in environments:
+        for package, version in environment.get("versions", {}).items():
+            versions.setdefault(package, set()).add(str(version))
+    devices = dict.fromkeys(f"{e['device_kind'].upper()}: {e.get('device', '?')}" for e in environments)
+    counts = ", ".join(
+        f"{name} {count:,}" for name, count in zip(dataset["classes"], dataset["test_class_counts"], strict=True)
+    )
+    span = pd.Timestamp(provenance["finished"]) - pd.Timestamp(provenance["started"])
+    seeds = study.get("seeds")
+    seeds = f"0 to {seeds - 1}" if isinstance(seeds, int) else ", ".join(str(seed) for seed in seeds or [])
+    rows = [
+        ("Study", f"`{numbers.tables.study}`"),
+        ("Data set", f"{dataset['name']}, from {dataset['source']}, {dataset['licence']}"),
+        ("Data set, options", f"`{json.dumps(study['dataset'], sort_keys=True)}`" if "dataset" in study else NONE),
+        ("Data, SHA-256", f"`{dataset['sha256']}`"),
+        ("Images", f"{dataset['pool_images']:,} to draw from, {dataset.get('watched_images', 0):,} of them watched as "
+                   f"validation; {dataset['test_images']:,} for testing ({counts})"),
+        ("Training images a class", ", ".join(map(size_number, study.get("per_class", numbers.sizes)))),
+        ("Pixels", str(study.get("resolution", NONE))),
+        ("Backbone", f"{backbone['name']}, weights: {backbone['weights']}"),
+        ("Weights, SHA-256", f"`{backbone['weights_sha256']}`"),
+        ("Preprocessing", ", ".join(f"{key} {value}" for key, value in backbone["preprocessing"].items())),
+        ("Epochs", str(study["epochs"])),
+        ("Batch size", str(study.get("batch_size", NONE))),
+        ("Learning rates", str(study.get("learning_rates", NONE))),
+        ("Seeds", seeds),
+        *((str(key).replace("_", " ").capitalize(), f"`{value}`") for key, value in others),
+        ("Commits of the runs", listed("commit")),
+        ("Parameters, SHA-256", listed("parameters_sha256")),
+        ("Numerics version", listed("numerics_version")),
+        ("Device", ", ".join(devices)),
+        ("Threads", listed("threads")),
+        ("Python", listed("python")),
+        ("Versions", ", ".join(f"{name} {' and '.join(sorted(found))}" for name, found in sorted(versions.items()))),
+        ("Runs", f"{sum(int(e['cells']) for e in environments):,}"),
+        ("First to last run", f"{provenance['started']} to {provenance['finished']} ({seconds(span.total_seconds())})"),
+        ("Training time, summed", seconds(float(provenance["training_seconds"]))),
+        ("Commands", ", ".join(dict.fromkeys(f"`{e['command']}`" for e in environments))),
+    ]  # fmt: skip
+    return Table(("What", "Value"), tuple((name, cell(value)) for name, value in rows))
+
+
+def origin_rows(numbers: Numbers) -> Table:
+    """Which command makes which number, and in which file it lies."""
+    study = numbers.tables.study
+    render = f"`make report STUDY={study}`"
+    collect = f"`dvc repro collect@{study}`"
+    rows = [
+        ("One run of a strategy", f"`dvc repro train@{study}-STRATEGY`", "[runs.csv](runs.csv)"),
+        ("The run store itself", f"`dvc repro train@{study}-STRATEGY`", f"`results/{study}/final/STRATEGY/`"),
+        ("Curves, phase ends", collect, "[history.csv](history.csv)"),
+        ("How far groups moved", collect, "[drift.csv](drift.csv)"),
+        ("Predicted classes, recalls, intervals for new images", collect, "`predictions.npz`"),
+        ("Rates chosen in tuning", f"`dvc repro tune@{study}`", "[tune.csv](tune.csv)"),
+        ("Sweep of rates", f"`dvc repro sweep@{study}`", "[sweep.csv](sweep.csv)"),
+        ("Ablations", f"`dvc repro ablate@{study}`", "[ablations.csv](ablations.csv)"),
+        ("Which runs the study declares", collect, "[declared.csv](declared.csv)"),
+        ("Means and shares of the table of strategies", render, "[metrics.json](metrics.json)"),
+        ("Paired differences, intervals, p", render, "[comparisons.csv](comparisons.csv)"),
+        ("Verdicts", render, "[claims.json](claims.json)"),
+        ("The numbers behind a figure", render, "`figures/NAME.csv`"),
+        ("Provenance", collect, "[provenance.json](provenance.json)"),
+    ]  # fmt: skip
+    return Table(("Number", "Command", "File"), tuple(rows))
