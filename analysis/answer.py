@@ -29,7 +29,7 @@ class Answer:
 def answer(numbers: Numbers, top: Top) -> Answer:
     """The advice for one size, in words that follow from the data in every case."""
     size = top.per_class
-    intro = f"With {size_words(numbers, size)}"
+    intro = f"With {size_words(numbers, size)}{_so_far(numbers, size)}"
     rows = {
         name: numbers.of(size, name) for name in (*top.members, *top.doubtful, *top.unstable, *top.thin, *top.beaten)
     }
@@ -65,6 +65,19 @@ def answer(numbers: Numbers, top: Top) -> Answer:
         reference=_against_reference(numbers, top, rows),
         caution=" ".join(filter(None, caution)),
     )
+
+
+def _so_far(numbers: Numbers, per_class: int) -> str:
+    """Of a study that is not complete: how many of its strategies the answer rests on."""
+    tables = numbers.tables
+    lacking = tables.missing_cells[tables.missing_cells["role"] == "final"]
+    lacking = lacking[lacking["per_class"] == per_class]
+    if lacking.empty:
+        return ""
+    declared = tables.declared[(tables.declared["role"] == "final") & (tables.declared["per_class"] == per_class)]
+    names = set(declared["strategy"])
+    complete = len(names - set(lacking["strategy"]))
+    return f", and only {complete} of {len(names)} strategies complete so far"
 
 
 def _headline(intro: str, top: Top) -> str:

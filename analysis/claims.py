@@ -165,7 +165,7 @@ def _keys(name: str, entry: Mapping[str, Any], needed: set[str], allowed: set[st
 
 
 def judge(claims: Sequence[Claim], tables: Mapping[str, pd.DataFrame], study: str) -> list[dict[str, Any]]:
-    """A verdict for every claim, from the tables (runs, tune, sweep, ablations, history, drift) of one study.
+    """A verdict for every claim, from the tables (`Tables.frames`) of one study.
 
     Each is `{id, rule, source, condition, effect, low, high, p_holm, margin, verdict, reason, needs}`, numbers in the
     unit of the claim's first part. P values are corrected within each family, over the claims with seeds enough.
@@ -272,21 +272,42 @@ def _untested(claim: Claim, tables: Mapping[str, pd.DataFrame], study: str) -> t
     if claim.study != study:
         return "not tested", f"judged on study {claim.study} alone, this is {study}", f"the runs of study {claim.study}"
     missing = ", ".join(_missing(claim, tables))
-    return "not tested", f"no paired runs of {missing}", f"runs of {missing}; `dvc repro` trains what is declared"
+    return "not tested", f"runs are missing: {missing}", "these runs; `dvc repro` trains what is declared"
 
 
 def _missing(claim: Claim, tables: Mapping[str, pd.DataFrame]) -> list[str]:
-    """The sides of a claim without at least two runs of common seeds."""
+    """The sides of a claim that lack runs: those of some declared seeds, or two runs of common seeds.
+
+    How many seeds judge a claim is fixed beforehand: judging it on those that happen to have run so far, and again
+    when more have, would find effects that are not there.
+    """
     missing = []
     for part in claim.parts:
         for size in (claim.per_class, *([] if part.minus_at is None else [part.minus_at])):
             sides = {runs: _values(runs, part.metric, size, tables) for runs in (part.better, part.worse)}
-            empty = [f"{runs} at {size} a class" for runs, values in sides.items() if len(values) < 2]
+            awaited = {runs: _awaited(runs, size, tables["missing_cells"]) for runs in sides}
+            empty = [
+                f"{runs} at {size_name(size)} ({_seeds(len(values), awaited[runs])})"
+                for runs, values in sides.items()
+                if awaited[runs] or len(values) < 2
+            ]
             common = sides[part.better].index.intersection(sides[part.worse].index)
             if not empty and len(common) < 2:
-                empty = [f"{part.better} and {part.worse} with common seeds at {size} a class"]
+                empty = [f"{part.better} and {part.worse} with common seeds at {size_name(size)}"]
             missing += [entry for entry in empty if entry not in missing]
     return missing
+
+
+def _awaited(runs: Runs, per_class: int, missing: pd.DataFrame) -> int:
+    """How many declared seeds have no run yet."""
+    mine = missing[(missing["strategy"] == runs.strategy) & (missing["per_class"] == per_class)]
+    if runs.lr_scale is None:
+        return int(mine["role"].isin(["final", "ablation"]).sum())
+    return int(((mine["role"] == "sweep") & (mine["lr_scale"].round(9) == round(runs.lr_scale, 9))).sum())
+
+
+def _seeds(present: int, awaited: int) -> str:
+    return f"{present} of {present + awaited} seeds" if present + awaited else "not declared"
 
 
 def _test(claim: Claim, part: Part, tables: Mapping[str, pd.DataFrame]) -> _Tested:

@@ -77,7 +77,7 @@ class Tables:
 
     def frames(self) -> dict[str, pd.DataFrame]:
         """The tables that claims are judged on, by name."""
-        names = ("runs", "tune", "sweep", "ablations", "history", "drift")
+        names = ("runs", "tune", "sweep", "ablations", "history", "drift", "missing_cells")
         return {name: getattr(self, name) for name in names}
 
 

@@ -11,7 +11,7 @@ import pandas as pd
 from analysis import findings
 from analysis.findings import CITABLE_FROM, DECIDED_FROM, REFERENCE, Numbers, Rate, Robustness, Sweep
 from analysis.plots import p_value, rate_text, signed
-from analysis.tables import GROUPS, size_name
+from analysis.tables import GROUPS, Tables, size_name
 from analysis.words import (
     NONE,
     Table,
@@ -27,6 +27,7 @@ from analysis.words import (
     size_number,
 )
 
+ROLE_NAMES = {"pilot": "pilot runs of", "final": "final runs of", "sweep": "the sweep of", "ablation": "ablations"}
 MUCH_OVERLAP = 0.10  # of the training images shared by two seeds; above, they are called dependent
 
 
@@ -395,25 +396,33 @@ def limits(numbers: Numbers) -> list[str]:
     about = [note[:1].upper() + note[1:] for note in notes if note not in counted_overlap]
     if about:
         said.append(f"**About the data.** {'. '.join(about)}.")
-    said.extend(_missing_words(tables.missing_cells))
+    said.extend(_missing_words(tables))
     return said
 
 
-def _missing_words(missing: pd.DataFrame) -> list[str]:
-    if missing.empty:
+def _missing_words(tables: Tables) -> list[str]:
+    """What the study declares and has not run, role by role, with the command that completes it."""
+    missing = tables.missing_cells
+    said = []
+    for role, name in ROLE_NAMES.items():
+        lacking = missing[missing["role"] == role]
+        if lacking.empty:
+            continue
+        of = tables.declared.loc[tables.declared["role"] == role, "strategy"].value_counts().to_dict()
+        shares = [
+            f"`{strategy}` ({f'all {count}' if count == of[strategy] else f'{count} of {of[strategy]}'})"
+            for strategy, count in lacking["strategy"].value_counts(sort=False).items()
+        ]
+        said.append(f"{name} {joined_words(shares)}")
+    if tables.provenance["parameters"]["study"].get("lr_finder_seeds") and tables.lr_suggestions.empty:
+        said.append("the range tests of the LR finder")
+    if not said:
         return []
-    lines = [
-        f"**{counted(len(missing), 'declared run')} {'is' if len(missing) == 1 else 'are'} missing.** "
-        "`dvc repro` completes the study:"
+    return [
+        f"**Not complete.** Declared and not run yet: {'; '.join(said)}. With `active: [{tables.study}]` in "
+        "`params.yaml`, `dvc repro` runs what is missing and nothing else; [declared.csv](declared.csv) names every "
+        "run."
     ]
-    for (role, strategy, per_class, scale), cells in missing.groupby(
-        ["role", "strategy", "per_class", "lr_scale"], sort=False
-    ):
-        seeds = ", ".join(str(seed) for seed in sorted(cells["seed"]))
-        word = "seed" if len(cells) == 1 else "seeds"
-        lines[0] += f" `{strategy}` ({role}, {size_name(int(str(per_class)))}, rates ×{scale:g}, {word} {seeds});"
-    lines[0] = lines[0].rstrip(";") + "."
-    return lines
 
 
 def sweep_thresholds() -> str:

@@ -51,6 +51,17 @@ def test_a_planted_effect_is_found_and_its_numbers_are_scipys(tmp_path: Path) ->
     assert (entry["low"], entry["high"]) == pytest.approx(tuple(expected.confidence_interval(0.95)))
 
 
+def test_a_claim_waits_for_all_its_declared_seeds(tmp_path: Path) -> None:
+    given = frames(tmp_path, planted(8, missing=[("fine_tune", 9)]))
+    lacking = claim("fine_tune", "feature_extraction", name="lacking")
+    complete = claim("feature_extraction", "feature_extraction", metric="gap", name="complete")
+    entry = only([lacking], given)
+    assert entry["verdict"] == "not tested"
+    assert entry["p_holm"] is None
+    assert entry["reason"] == "runs are missing: fine_tune at 100 images a class (9 of 10 seeds)"
+    assert {e["id"]: e["verdict"] for e in judge([lacking, complete], given, "quick")}["complete"] != "not tested"
+
+
 def test_an_effect_at_the_margin_stays_open_and_says_what_it_would_need(tmp_path: Path) -> None:
     entry = only([claim("fine_tune", "feature_extraction", margin=0.5)], frames(tmp_path, planted(0.5, run_sd=1.5)))
     assert entry["verdict"] == "open"
@@ -100,7 +111,7 @@ def test_p_values_are_corrected_within_a_family_over_the_tested_claims_alone(tmp
     alone = stats.ttest_1samp(wide["fine_tune"] - wide["last_block"], 0).pvalue
     assert entries["lone"]["p_holm"] == pytest.approx(alone)
     assert entries["absent"]["verdict"] == "not tested"
-    assert "nobody at 100 a class" in entries["absent"]["reason"]
+    assert "nobody at 100 images a class (not declared)" in entries["absent"]["reason"]
 
 
 def test_a_claim_of_two_parts_takes_the_larger_p_and_falls_with_either(tmp_path: Path) -> None:

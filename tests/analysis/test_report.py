@@ -297,10 +297,12 @@ def test_missing_runs_are_named_with_the_command_and_do_not_undo_the_others(tmp_
     words = answer(numbers, top)
     assert "Too few runs to judge: `lp_ft` (3 runs)" in words.caution
     assert "Some declared runs are missing" in words.caution
+    assert "and only 6 of 7 strategies complete so far, use" in words.headline
     missing = [line for line in wording.limits(numbers) if "missing" in line]
     assert missing == [
-        "**2 declared runs are missing.** `dvc repro` completes the study: "
-        "`lp_ft` (final, 100 images a class, rates ×1, seeds 3, 4)."
+        "**Not complete.** Declared and not run yet: final runs of `lp_ft` (2 of 5). With `active: [quick]` in "
+        "`params.yaml`, `dvc repro` runs what is missing and nothing else; [declared.csv](declared.csv) names every "
+        "run."
     ]
 
 

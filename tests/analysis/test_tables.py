@@ -51,7 +51,7 @@ def test_the_tables_of_a_whole_study_load_with_nothing_missing(small: Path) -> N
     tables = load(small)
     assert (len(tables.runs), len(tables.tune), len(tables.sweep), len(tables.ablations)) == (4, 0, 4, 2)
     assert tables.missing_cells.empty
-    assert set(tables.frames()) == {"runs", "tune", "sweep", "ablations", "history", "drift"}
+    assert set(tables.frames()) == {"runs", "tune", "sweep", "ablations", "history", "drift", "missing_cells"}
 
 
 def test_correctness_of_predictions_is_the_test_accuracy_of_the_run(small: Path) -> None:
