@@ -178,6 +178,27 @@ def test_heads_that_trained_together_are_trained_again_together(project: Path) -
     assert not {path.name for path in place.glob("[!.]*_seed*")} & set(written)
 
 
+def test_a_cell_that_was_trained_under_another_name_takes_that_run_and_it_has_the_same_bytes(project: Path) -> None:
+    run_stages("prepare tiny", "subset tiny", "tune tiny", "sweep tiny", folder=project)
+    sweep, final = project / "results/tiny/sweep/fine_tune", project / "results/tiny/final/fine_tune"
+    trained = {path.name.rpartition("_")[0]: path for path in sweep.glob("*_x1_seed*")}
+    done = run_stages("train tiny fine_tune", folder=project)
+    assert done.stderr.count("the same training as a run that is there") == len(trained) == 4
+    taken = {path.name.rpartition("_")[0]: path for path in final.glob("*_x1_seed*")}
+    assert taken.keys() == trained.keys()
+    for name, place in taken.items():
+        for file in ("history.csv", "drift.csv", "predictions.npz"):
+            assert (place / file).read_bytes() == (trained[name] / file).read_bytes()
+        made, told = (json.loads((of / "manifest.json").read_text()) for of in (trained[name], place))
+        assert told["provenance"] == made["provenance"]  # where and when the run was made
+        assert json.loads((place / "summary.json").read_text())["cell"]["role"] == "final"
+    before = run_bytes(project)
+    shutil.rmtree(sweep)
+    shutil.rmtree(final)
+    run_stages("train tiny fine_tune", "sweep tiny", folder=project)  # now the final runs are trained
+    assert run_bytes(project) == before
+
+
 @pytest.mark.slow
 def test_range_tests_are_kept_and_only_missing_ones_are_made(project: Path) -> None:
     (project / "params.yaml").write_text(PARAMS.replace("watched: 4", "watched: 4\n    lr_finder_seeds: 2"))
@@ -208,6 +229,20 @@ def test_a_second_writer_is_refused_while_the_first_trains(project: Path) -> Non
         second = run_stages("sweep tiny", folder=project, check=False)
     assert second.returncode == 1
     assert f"is being trained by process {os.getpid()}" in second.stderr
+
+
+def test_a_stage_run_by_hand_refuses_images_and_subsets_made_for_other_parameters(project: Path) -> None:
+    run_stages("prepare tiny", "subset tiny", "tune tiny", folder=project)
+    (project / "params.yaml").write_text(PARAMS.replace("watched: 4", "watched: 2"))
+    done = run_stages("train tiny fine_tune", folder=project, check=False)
+    assert done.returncode == 1
+    assert "data/tiny/subsets.json was made with watched 4, and it is 2 now" in done.stderr
+    assert "python -m pipeline.stages.subset tiny" in done.stderr
+    (project / "params.yaml").write_text(PARAMS.replace("resolution: 32", "resolution: 64"))
+    done = run_stages("subset tiny", folder=project, check=False)
+    assert done.returncode == 1
+    assert "data/tiny/card.json was made with resolution 32, and it is 64 now" in done.stderr
+    assert not (project / "results" / "tiny" / "final").exists()
 
 
 def test_more_images_than_there_are_are_refused_before_decoding(project: Path) -> None:

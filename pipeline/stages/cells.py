@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import platform
 import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from importlib import metadata
@@ -28,6 +29,8 @@ from pipeline.subsets import Indices, tuning_split
 from pipeline.tracking import DatasetInput, Mirror, MirroredRun, Point
 from pipeline.training import NUMERICS_VERSION, Images, Task
 
+LOG = logging.getLogger(__name__)
+
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow")
 RATES = "rates.json"
 
@@ -38,8 +41,8 @@ class Workbench:
     def __init__(self, study: str) -> None:
         self.params = params.load()
         self.study = self.params.study(study)
-        self.prepared = prepared.read(study)
-        self.subsets = prepared.read_subsets(study)
+        self.prepared = prepared.read(self.study)
+        self.subsets = prepared.read_subsets(self.study, self.prepared.card.sha256)
         self.device = execution.device()
         self._images: dict[str, Images] = {}
         self._by_companions: dict[Role, Mapping[heads.Companions, tuple[Cell, ...]]] = {}
@@ -144,6 +147,33 @@ class Workbench:
         """The run of a cell, if the store has it and it is whole."""
         return runs.read(command.RESULTS, cell, self.fingerprint(cell))
 
+    def twin(self, cell: Cell) -> StoredRun | None:
+        """The run of a cell as another one has left it that trains the same under another name or role; None without.
+
+        A sweep that tries the tuned rate, say, repeats the final run: the numbers are those of the same training.
+        """
+        others = () if cell.role == "pilot" or self.together(cell) else self._twins.get(self._content(cell), ())
+        for other in others:
+            if other != cell and (found := self.stored(other)) is not None:
+                return replace(found, run=replace(found.run, cell=cell), fingerprint=self.fingerprint(cell))
+        return None
+
+    @cached_property
+    def _twins(self) -> Mapping[str, tuple[Cell, ...]]:
+        """The declared cells that train alone, by what they train."""
+        found: dict[str, tuple[Cell, ...]] = {}
+        if rates_of(self.study.name).exists():  # else nobody knows yet what final runs and ablations are
+            for cell in self.declared("final") + self.declared("sweep") + self.declared("ablation"):
+                if not self.together(cell):
+                    found[self._content(cell)] = (*found.get(self._content(cell), ()), cell)
+        return found
+
+    def _content(self, cell: Cell) -> str:
+        """The fingerprint without the names: the seed alone feeds the random streams, and rates are in the strategy."""
+        inputs = self.inputs(cell)
+        strategy = {**inputs["strategy"], "name": ""}
+        return runs.fingerprint({**inputs, "cell": (cell.per_class, cell.seed), "strategy": strategy})
+
     def provenance(self, cell: Cell, commit: str, started: float) -> Provenance:
         """Where, when and with what a cell was trained."""
         on_cpu = self.device.type == "cpu"
@@ -182,8 +212,20 @@ def complete(study: str, role: Role, strategy: str | None = None) -> None:
                     mirror.add(as_mirrored(bench, run))
             broken = {cell for cell, run in stored.items() if run is None}
             missing = [cell for cell in cells if cell in broken or not broken.isdisjoint(bench.together(cell))]
+            missing = [cell for cell in missing if not _taken_from_twin(bench, cell, mirror)]
             if missing:
                 _train(bench, missing, f"{study} · {strategy or role}", mirror)
+
+
+def _taken_from_twin(bench: Workbench, cell: Cell, mirror: Mirror) -> bool:
+    """Store the run of a cell that has been trained under another name, with where and when that was."""
+    twin = bench.twin(cell)
+    if twin is None:
+        return False
+    runs.write(command.RESULTS, twin.run, twin.provenance, twin.fingerprint, twin.test_ids_sha256)
+    mirror.add(as_mirrored(bench, twin))
+    LOG.info("%s (%s): the same training as a run that is there, taken from it", cell, cell.role)
+    return True
 
 
 def _train(bench: Workbench, cells: Sequence[Cell], title: str, mirror: Mirror) -> None:

@@ -41,7 +41,7 @@ def prepare(name: str) -> None:
             bar.advance()
     pixels.flush()
     partial.replace(target)
-    prepared.write_index(name, dataset)
+    prepared.write_index(study, dataset)
     LOG.info("%s: %d images of %d classes, stored at %d px", dataset.name, shape[0], len(dataset.classes), side)
 
 

@@ -15,7 +15,8 @@ import numpy as np
 import torch
 
 from pipeline.datasets import Dataset, Pixels
-from pipeline.runs import write_atomically
+from pipeline.params import Study
+from pipeline.runs import RunStoreError, write_atomically
 from pipeline.stages.command import DATA
 from pipeline.subsets import Indices, Pool
 from pipeline.training import Images
@@ -76,13 +77,47 @@ def pixels_path(study: str) -> Path:
     return folder(study) / "images.npy"
 
 
-def write_index(study: str, dataset: Dataset) -> None:
+def _images_of(study: Study) -> dict[str, Any]:
+    """What the prepared images of a study depend on."""
+    spec = study.dataset
+    return {
+        "dataset": {"name": spec.name, **spec.options},
+        "backbone": study.backbone,
+        "resolution": study.resolution,
+    }
+
+
+def _subsets_of(study: Study, data_sha256: str) -> dict[str, Any]:
+    """What the subsets of a study depend on."""
+    return {
+        "data_sha256": data_sha256,
+        "per_class": list(study.per_class),
+        "seeds": list(study.seeds),
+        "learning_rates": study.learning_rates,  # tuned ones need the pilots' draws
+        "watched": study.watched,
+    }
+
+
+def _refuse_stale(target: Path, made_from: Mapping[str, Any], wanted: Mapping[str, Any], stage: str) -> None:
+    """DVC knows when a file is stale; a stage that is run by hand finds it out here.
+
+    Trained on other images than the parameters name, runs would be stored where nobody looks for them.
+    """
+    for key, value in wanted.items():
+        if made_from.get(key) != value:
+            raise RunStoreError(
+                f"{target} was made with {key} {made_from.get(key)!r}, and it is {value!r} now; `dvc repro` makes it "
+                f"anew, or `python -m pipeline.stages.{stage}` does"
+            )
+
+
+def write_index(study: Study, dataset: Dataset) -> None:
     """Write the index and the data card."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("id", "label", "split", "sha256"))
     writer.writerows((s.id, s.label, "test" if s.test else "pool", s.sha256) for s in dataset.sources)
-    write_atomically(folder(study) / "index.csv", text.getvalue().encode())
+    write_atomically(folder(study.name) / "index.csv", text.getvalue().encode())
     test = [source.label for source in dataset.sources if source.test]
     card = Card(
         name=dataset.name,
@@ -95,18 +130,20 @@ def write_index(study: str, dataset: Dataset) -> None:
         test_class_counts=tuple(test.count(label) for label in range(len(dataset.classes))),
         notes=dataset.notes,
     )
-    write_json(folder(study) / "card.json", asdict(card))
+    write_json(folder(study.name) / "card.json", {**asdict(card), "made_from": _images_of(study)})
 
 
-def read(study: str) -> Prepared:
-    """The prepared data of a study."""
-    card: dict[str, Any] = json.loads((folder(study) / "card.json").read_text())
+def read(study: Study) -> Prepared:
+    """The prepared data of a study. Raises RunStoreError where they were prepared from other parameters."""
+    place = folder(study.name)
+    card: dict[str, Any] = json.loads((place / "card.json").read_text())
+    _refuse_stale(place / "card.json", card.pop("made_from", {}), _images_of(study), f"prepare {study.name}")
     for key in ("classes", "test_class_counts", "notes"):
         card[key] = tuple(card[key])
-    with (folder(study) / "index.csv").open(newline="") as file:
+    with (place / "index.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     return Prepared(
-        np.load(pixels_path(study), mmap_mode="r"),
+        np.load(pixels_path(study.name), mmap_mode="r"),
         np.array([int(row["label"]) for row in rows], dtype=np.int64),
         tuple(row["id"] for row in rows),
         Card(**card),
@@ -122,19 +159,22 @@ class Subsets:
     overlap: Mapping[int, float]  # per_class: the mean share of images that two seeds have in common
 
 
-def write_subsets(study: str, subsets: Subsets) -> None:
+def write_subsets(study: Study, data_sha256: str, subsets: Subsets) -> None:
     """Write the subsets of a study."""
     content = {
+        "made_from": _subsets_of(study, data_sha256),
         "drawn": {f"{per_class}/{seed}": drawn.tolist() for (per_class, seed), drawn in subsets.drawn.items()},
         "watched": subsets.watched.tolist(),
         "overlap": {str(per_class): share for per_class, share in subsets.overlap.items()},
     }
-    write_atomically(folder(study) / "subsets.json", json.dumps(content).encode())
+    write_atomically(folder(study.name) / "subsets.json", json.dumps(content).encode())
 
 
-def read_subsets(study: str) -> Subsets:
-    """Read the subsets of a study."""
-    content = json.loads((folder(study) / "subsets.json").read_text())
+def read_subsets(study: Study, data_sha256: str) -> Subsets:
+    """The subsets of a study. Raises RunStoreError where they were drawn for other parameters or data."""
+    target = folder(study.name) / "subsets.json"
+    content = json.loads(target.read_text())
+    _refuse_stale(target, content.get("made_from", {}), _subsets_of(study, data_sha256), f"subset {study.name}")
     drawn = {}
     for key, indices in content["drawn"].items():
         per_class, _, seed = key.partition("/")

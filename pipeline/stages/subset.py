@@ -11,7 +11,7 @@ def subset(name: str) -> None:
     """Write data/<study>/subsets.json."""
     loaded = params.load()
     study = loaded.study(name)
-    pool = prepared.read(name).pool
+    pool = prepared.read(study).pool
     pilots = {cell.seed for cell in loaded.cells(name, "pilot")}
     drawn = {
         (per_class, seed): draw(pool, per_class, seed)
@@ -19,7 +19,8 @@ def subset(name: str) -> None:
         for seed in (*study.seeds, *sorted(pilots))
     }
     shares = {per_class: overlap([drawn[per_class, seed] for seed in study.seeds]) for per_class in study.per_class}
-    prepared.write_subsets(name, prepared.Subsets(drawn, watched(pool, drawn.values(), study.watched), shares))
+    subsets = prepared.Subsets(drawn, watched(pool, drawn.values(), study.watched), shares)
+    prepared.write_subsets(study, pool.sha256, subsets)
 
 
 if __name__ == "__main__":
