@@ -41,12 +41,14 @@ def ledger(judged: Sequence[Mapping[str, Any]], claims: Sequence[Claim], study: 
         ),
     }
     mine = [row for row in judged if by_id[row["id"]].study == study]
+    described = [row for row in mine if by_id[row["id"]].described is not None]
     parts = []
     for family, (title, words) in families.items():
-        some = [row for row in mine if by_id[row["id"]].family == family and row["verdict"] != "not tested"]
+        judgeable = [row for row in mine if by_id[row["id"]].family == family and row not in described]
+        some = [row for row in judgeable if row["verdict"] != "not tested"]
         if some:
+            words += _waiting_words(len(judgeable) - len(some))
             parts.append(LedgerPart(title, f"{_verdicts(some)}. {words}", _ledger_table(some, by_id)))
-    described = [row for row in mine if by_id[row["id"]].described is not None]
     untested = [row for row in judged if row["verdict"] == "not tested" and row not in described]
     summary = (
         f"Rules of thumb put to the test: {_verdicts(judged)} (a rule is judged on one study, and this is `{study}`). "
@@ -56,6 +58,14 @@ def ledger(judged: Sequence[Mapping[str, Any]], claims: Sequence[Claim], study: 
         "cannot tell; *not tested*: there are no runs for it here."
     )
     return Ledger(summary, tuple(parts), tuple(map(_untested_row, described)), tuple(map(_untested_row, untested)))
+
+
+def _waiting_words(count: int) -> str:
+    """That the verdicts of a family may not stand while claims of it wait for their runs; nothing where none does."""
+    if not count:
+        return ""
+    wait = "1 more waits for its runs" if count == 1 else f"{count} more wait for their runs"
+    return f" {wait}, and with them the correction grows: a verdict with an adjusted p near 0.05 may become open."
 
 
 def _verdicts(judged: Sequence[Mapping[str, Any]]) -> str:

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, NullLocator
 
-from analysis.tables import size_name
+from analysis.tables import GROUPS, size_name
 
 # Okabe and Ito, "Color universal design" (2008): apart for every common kind of colour vision.
 OKABE_ITO = {
@@ -728,6 +728,33 @@ def drift(table: pd.DataFrame, names: Sequence[str], groups: Sequence[str]) -> F
     return _number_map(
         values.to_numpy(dtype=np.float64), list(names), list(groups), "relative distance (log scale)", log=True
     )
+
+
+def depth(summary: pd.DataFrame, runs: pd.DataFrame) -> Figure:
+    """Test accuracy against the group from which on everything learns, one line for each start.
+
+    summary: start, first, mean and its low and high (percent). runs: start, first, seed, test_accuracy (percent).
+    """
+    figure = _figure(3.3)
+    panel = figure.subplots()
+    groups = [group for group in reversed(GROUPS) if group in set(summary["first"])]
+    place = {group: i for i, group in enumerate(groups)}
+    starts = list(dict.fromkeys(summary["start"]))
+    for i, start in enumerate(starts):
+        colour, marker = FIXED_LOOKS["scratch" if i else "fine_tune"]
+        aside = 0.12 * (i - (len(starts) - 1) / 2)  # so that intervals do not hide each other
+        seen, mine = runs[runs["start"] == start], summary[summary["start"] == start]
+        panel.scatter(seen["first"].map(place) + aside + 0.06, seen["test_accuracy"], color=GREY, s=7, alpha=0.7)
+        x = mine["first"].map(place) + aside
+        panel.plot(x, mine["mean"], color=colour, marker=marker, markersize=6, linewidth=1.4, label=start)
+        known = np.isfinite(mine["low"])
+        panel.vlines(x[known], mine["low"][known], mine["high"][known], color=colour, linewidth=2)
+    panel.set_xticks(range(len(groups)), ["everything" if group == GROUPS[0] else group for group in groups])
+    panel.set_xlabel("the group nearest the input that learns: from there to the head")
+    panel.set_ylabel("test accuracy (%)")
+    panel.grid(axis="x", visible=False)
+    figure.legend(loc="outside upper right", ncols=2)
+    return figure
 
 
 def recall(table: pd.DataFrame, names: Sequence[str], classes: Sequence[str]) -> Figure:

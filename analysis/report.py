@@ -19,7 +19,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-from analysis import exercises, finder, findings, ledger, origins, plots, wording
+from analysis import depth, exercises, finder, findings, ledger, origins, plots, wording
 from analysis.answer import Answer, answer
 from analysis.claims import Claim, ClaimsError, judge, load_claims
 from analysis.findings import REFERENCE, Numbers, Sweep
@@ -56,6 +56,7 @@ def pictures(numbers: Numbers, judged: Sequence[dict[str, Any]], claims: Sequenc
         _range_tests,
         _drift,
         _ablations,
+        _depth,
         lambda numbers: _claims(numbers, judged, claims),
         _recall,
     )
@@ -374,6 +375,32 @@ def _ablations(numbers: Numbers) -> Iterator[Picture]:
     )
 
 
+def _depth(numbers: Numbers) -> Iterator[Picture]:
+    for found in depth.measured(numbers):
+        size = found.per_class
+        k = found.summary["k"]
+        seeds = f"n = {counted(int(k.min()), 'seed')}" if k.min() == k.max() else f"n = {k.min()} to {k.max()} seeds"
+        yield Picture(
+            f"depth {size}",
+            _named(numbers, "depth", size),
+            f"Test accuracy against the group from which on everything learns{_at(numbers, size)}",
+            f"What is kept frozen{_at(numbers, size)}: test accuracy against the group nearest the input that learns, "
+            f"everything from there to the head learning at the rates of the strategy that trains all, {seeds}. Small "
+            f"dots are runs; bars: 95% t interval over {numbers.over}. Unit: percent.",
+            found.runs,
+            _drawing(plots.depth, found.summary, found.runs),
+        )
+        yield Picture(
+            f"depth {size}",
+            _named(numbers, "depth_drift", size),
+            f"How far each layer group moved, by what was frozen{_at(numbers, size)}",
+            f"How far each group moved from where it started{_at(numbers, size)}, ‖w − w₀‖ / ‖w₀‖ at the end, {seeds}: "
+            "means over the runs that did not diverge. 0 is frozen. No unit; log colour scale.",
+            found.moved,
+            _drawing(plots.drift, found.moved, found.summary["strategy"].tolist(), GROUPS),
+        )
+
+
 def _range_tests(numbers: Numbers) -> Iterator[Picture]:
     tables = numbers.tables
     if tables.lr_finder.empty:
@@ -502,6 +529,15 @@ def render(
         has_phases=not numbers.gains.empty,
         exercises=exercises.answered(numbers),
         finder=_finder(numbers),
+        depths=[
+            {
+                "title": size_name(found.per_class),
+                "section": f"depth {found.per_class}",
+                "words": depth.words(found),
+                "table": depth.rows_of(found),
+            }
+            for found in depth.measured(numbers)
+        ],
         ablations=wording.ablation_rows(numbers.ablations),
         ledger=ledger.ledger(judged, claims, numbers.tables.study),
         sensitivity=wording.robustness_words(numbers),

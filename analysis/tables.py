@@ -75,6 +75,11 @@ class Tables:
     predictions: Predictions
     provenance: dict[str, Any]
 
+    @property
+    def missing_range_tests(self) -> int:
+        """How many declared range tests of the LR finder have not run yet."""
+        return int(self.provenance["parameters"].get("range_tests", 0)) - len(self.lr_suggestions)
+
     def frames(self) -> dict[str, pd.DataFrame]:
         """The tables that claims are judged on, by name."""
         names = ("runs", "tune", "sweep", "ablations", "history", "drift", "missing_cells")

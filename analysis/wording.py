@@ -414,8 +414,9 @@ def _missing_words(tables: Tables) -> list[str]:
             for strategy, count in lacking["strategy"].value_counts(sort=False).items()
         ]
         said.append(f"{name} {joined_words(shares)}")
-    if tables.provenance["parameters"]["study"].get("lr_finder_seeds") and tables.lr_suggestions.empty:
-        said.append("the range tests of the LR finder")
+    absent = tables.missing_range_tests
+    if absent:
+        said.append(counted(absent, "range test") + " of the LR finder")
     if not said:
         return []
     return [

@@ -44,8 +44,8 @@ def collect(study: str) -> None:
     declared = [cell for role in get_args(Role) for cell in bench.declared(role)]
     stored = {cell: run for cell in declared if (run := bench.stored(cell)) is not None}
     absent = [cell for cell in declared if cell not in stored]
-    for cell in absent:
-        LOG.warning("missing: %s (%s); `dvc repro` trains it", cell, cell.role)
+    for (role, strategy), count in Counter((cell.role, cell.strategy) for cell in absent).items():
+        LOG.warning("missing: %d %s runs of %s; `dvc repro` trains them", count, role, strategy)
     _refuse_other_test_images(bench, stored.values())
     _write(target / "declared.csv", KEY, ([getattr(cell, column) for column in KEY] for cell in declared))
     for role, file in TABLES.items():
@@ -154,6 +154,7 @@ def _provenance(bench: Workbench, stored: dict[Cell, StoredRun]) -> dict[str, An
                 "seeds": list(study.seeds),
                 "learning_rates": study.learning_rates,
             },
+            "range_tests": len(lr_finder.tested(bench)),
             "strategies": {name: _strategy(bench, name) for name in names},
             "lr_scales": {
                 str(size): {name: scale for (of, name), scale in scales.items() if of == size}

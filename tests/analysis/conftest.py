@@ -91,6 +91,7 @@ class Plan:
     sweep_diverged: Sequence[float] = ()  # lr_scales
     ablations: Mapping[str, tuple[str, float]] = field(default_factory=dict)  # name -> (strategy, effect in points)
     lr_finder_seeds: Sequence[int] = ()
+    missing_range_tests: int = 0
     tuning_images: Mapping[str, int] = field(default_factory=dict)  # per_class -> images
     published: Sequence[Mapping[str, Any]] = ()
     validation: bool = True
@@ -155,7 +156,7 @@ class _Writer:
         self.predicted[fingerprint] = predicted
         correct = predicted == self.labels
         recall = [correct[self.labels == c].mean() for c in range(len(plan.classes))]
-        phases = STRATEGIES[plan.ablations[strategy][0] if role == "ablation" else strategy]
+        phases = _phases(plan, strategy)
         learning = max((set(rates) for _, rates in phases), key=len)
         train = float("nan") if diverged else min(1.0, aim + 0.12 - (0.12 if lr_scale < 1 else 0))
         val = float(np.clip(aim + draw.normal(0, 0.01), 0, 1))
@@ -263,9 +264,11 @@ class _Writer:
         plan = self.plan
         cells = len(self.predicted)
         named = [*plan.strategies, *plan.sweep]
-        strategies: dict[str, Any] = {name: _strategy(name, plan.epochs) for name in named}
+        strategies: dict[str, Any] = {name: _strategy(plan, name, name) for name in named}
         for name, (of, _) in plan.ablations.items():
-            strategies[name] = {**_strategy(of, plan.epochs), "normalisation": "imagenet", "of": of}
+            strategies[name] = {**_strategy(plan, name, of), "of": of}
+            if not name.startswith("from_"):
+                strategies[name]["normalisation"] = "imagenet"
         environment = {
             "commit": "0123456789abcdef0123456789abcdef01234567",
             "numerics_version": 1,
@@ -294,6 +297,7 @@ class _Writer:
                     "batch_size": 32,
                     "learning_rates": "textbook",
                 },
+                "range_tests": len(plan.strategies) * len(plan.lr_finder_seeds) + plan.missing_range_tests,
                 "strategies": strategies,
                 "lr_scales": {str(size): dict.fromkeys(plan.strategies, 1.0) for size in plan.per_class},
                 "tuning_notes": [],
@@ -331,11 +335,21 @@ class _Writer:
         }
 
 
-def _strategy(name: str, epochs: int) -> dict[str, Any]:
-    phases = STRATEGIES[name]
-    borders = [0, *np.round(np.cumsum([share for share, _ in phases]) * epochs).astype(int).tolist()]
+def _phases(plan: Plan, name: str) -> list[tuple[float, dict[str, float]]]:
+    """The phases of a strategy, or of the one an ablation changes; `from_stage4` learns from there to the head."""
+    phases = STRATEGIES[plan.ablations[name][0] if name in plan.ablations else name]
+    first = name.removeprefix("from_").removesuffix("_random")
+    if first not in GROUPS:
+        return phases
+    learning = GROUPS[GROUPS.index(first) :]
+    return [(share, {group: rates[group] for group in learning}) for share, rates in phases]
+
+
+def _strategy(plan: Plan, name: str, of: str) -> dict[str, Any]:
+    phases = _phases(plan, name)
+    borders = [0, *np.round(np.cumsum([share for share, _ in phases]) * plan.epochs).astype(int).tolist()]
     return {
-        "weights": "none" if name == "scratch" else "pretrained",
+        "weights": "none" if of == "scratch" else "pretrained",
         "batch_norm": "train",
         "dropout": 0.0,
         "augmentation": "flip",

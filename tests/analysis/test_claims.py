@@ -13,6 +13,7 @@ from statsmodels.stats.multitest import multipletests
 
 from analysis import tables
 from analysis.claims import Claim, ClaimsError, Part, Runs, judge, load_claims
+from analysis.ledger import ledger
 from tests.analysis.conftest import Plan, write_tables
 
 FIELDS = {
@@ -208,3 +209,12 @@ def test_more_than_eight_primary_claims_are_refused(tmp_path: Path) -> None:
     path.write_text(text)
     with pytest.raises(ClaimsError, match="9 primary claims; at most 8"):
         load_claims(path)
+
+
+def test_a_verdict_given_while_others_wait_says_that_it_may_not_stand(tmp_path: Path) -> None:
+    first, second = claim("fine_tune", "feature_extraction"), claim("lp_ft", "fine_tune", name="later")
+    given = frames(tmp_path, planted(8))
+    words = ledger([*judge([first, second], given, "quick")], [first, second], "quick").parts[0].words
+    assert "1 more waits for its runs" in words
+    assert "may become open" in words
+    assert "wait" not in ledger(judge([first], given, "quick"), [first], "quick").parts[0].words

@@ -289,7 +289,7 @@ def test_when_everything_diverged_nothing_is_recommended(tmp_path: Path) -> None
 
 
 def test_missing_runs_are_named_with_the_command_and_do_not_undo_the_others(tmp_path: Path) -> None:
-    plan = Plan(missing=[("lp_ft", 3), ("lp_ft", 4)])
+    plan = Plan(missing=[("lp_ft", 3), ("lp_ft", 4)], missing_range_tests=2)
     numbers = numbers_of(tmp_path / "quick", plan)
     top = numbers.tops[0]
     assert top.state == "decided"
@@ -300,9 +300,9 @@ def test_missing_runs_are_named_with_the_command_and_do_not_undo_the_others(tmp_
     assert "and only 6 of 7 strategies complete so far, use" in words.headline
     missing = [line for line in wording.limits(numbers) if "missing" in line]
     assert missing == [
-        "**Not complete.** Declared and not run yet: final runs of `lp_ft` (2 of 5). With `active: [quick]` in "
-        "`params.yaml`, `dvc repro` runs what is missing and nothing else; [declared.csv](declared.csv) names every "
-        "run."
+        "**Not complete.** Declared and not run yet: final runs of `lp_ft` (2 of 5); 2 range tests of the LR "
+        "finder. With `active: [quick]` in `params.yaml`, `dvc repro` runs what is missing and nothing else; "
+        "[declared.csv](declared.csv) names every run."
     ]
 
 

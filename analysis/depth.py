@@ -1,0 +1,168 @@
+"""Depth: what it costs to keep the groups nearest the input frozen, for pretrained and for random weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis import findings
+from analysis.findings import DECIDED_FROM, Numbers
+from analysis.plots import signed
+from analysis.tables import GROUPS, Tables
+from analysis.words import NONE, Table, bracket, counted, joined, percent
+
+COLUMNS = ["start", "first", "strategy", "k", "mean", "low", "high", "cost", "cost_low", "cost_high"]
+STARTS: Mapping[str, str] = {"pretrained": "pretrained weights", "none": "random weights"}
+
+
+@dataclass(frozen=True)
+class Depth:
+    """One size: how good each depth is, run by run and on average, and how far its groups moved."""
+
+    per_class: int
+    summary: pd.DataFrame  # COLUMNS; `first` is the group nearest the input that learns, costs are in points
+    runs: pd.DataFrame  # start, first, seed, test_accuracy (percent)
+    moved: pd.DataFrame  # strategy, group, weight_distance
+
+
+def series(strategies: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, str]]:
+    """Per strategy that trains everything in one phase: the group each of its depths learns from, and who does so.
+
+    A depth is an ablation of it with the same rates for the groups from there to the head, and none for the others. One
+    ablation alone is no series.
+    """
+    found: dict[str, dict[str, str]] = {}
+    for of, block in strategies.items():
+        whole = _rates(block)
+        if "of" in block or set(whole) != set(GROUPS):
+            continue
+        learning = {name: _rates(other) for name, other in strategies.items() if other.get("of") == of}
+        depths = {
+            GROUPS[len(GROUPS) - len(rates)]: name
+            for name, rates in learning.items()
+            if 0 < len(rates) < len(GROUPS) and rates == {group: whole[group] for group in GROUPS[-len(rates) :]}
+        }
+        if len(depths) > 1:
+            found[of] = {group: depths[group] for group in reversed(GROUPS) if group in depths} | {GROUPS[0]: of}
+    return found
+
+
+def _rates(block: Mapping[str, Any]) -> dict[str, float]:
+    """The rate of every group that learns, of a strategy of one phase; nothing for several phases."""
+    phases = block.get("phases", [])
+    if len(phases) != 1:
+        return {}
+    rates = phases[0]["lr"]
+    return {group: rates.get(group, rates.get("all")) for group in GROUPS if group in rates or "all" in rates}
+
+
+def measured(numbers: Numbers) -> list[Depth]:
+    """The depths of every size that has runs of them."""
+    strategies = numbers.tables.provenance["parameters"]["strategies"]
+    known = series(strategies)
+    found = []
+    for size in numbers.sizes:
+        parts = [
+            (STARTS[strategies[of]["weights"]], first, name, of)
+            for of, depths in sorted(known.items(), key=lambda item: list(STARTS).index(strategies[item[0]]["weights"]))
+            for first, name in depths.items()
+        ]
+        depth = _of_size(numbers.tables, size, parts)
+        if depth is not None:
+            found.append(depth)
+    return found
+
+
+def _of_size(tables: Tables, size: int, parts: Sequence[tuple[str, str, str, str]]) -> Depth | None:
+    rows, runs = [], []
+    for start, first, name, of in parts:
+        base = tables.runs[(tables.runs["strategy"] == of) & (tables.runs["per_class"] == size)]
+        depths = tables.ablations[
+            (tables.ablations["per_class"] == size)
+            & tables.ablations["strategy"].isin([other for s, _, other, _ in parts if s == start])
+            & tables.ablations["lr_scale"].isin(base["lr_scale"])
+        ]
+        seeds = sorted(set(base["seed"]) & set(depths["seed"]))
+        mine = (base if name == of else depths[depths["strategy"] == name]).set_index("seed")["test_accuracy"] * 100
+        shared = [seed for seed in seeds if seed in mine.index]
+        if not shared:
+            continue
+        mean, low, high, k = findings.interval(mine.loc[shared].to_numpy())
+        row = {"start": start, "first": first, "strategy": name, "k": k, "mean": mean, "low": low, "high": high}
+        if name != of:
+            whole = base.set_index("seed")["test_accuracy"] * 100
+            paired = findings.difference_of(mine.loc[shared].to_numpy(), whole.loc[shared].to_numpy())
+            if paired is not None:
+                row |= {"cost": paired.difference, "cost_low": paired.low, "cost_high": paired.high}
+        rows.append(row)
+        runs += [
+            {"start": start, "first": first, "seed": seed, "test_accuracy": float(mine.loc[seed])} for seed in shared
+        ]
+    summary = pd.DataFrame(rows, columns=COLUMNS)
+    if summary.empty or (summary["first"] == GROUPS[0]).all():
+        return None
+    return Depth(size, summary, pd.DataFrame(runs), _moved(tables, size, summary))
+
+
+def _moved(tables: Tables, size: int, summary: pd.DataFrame) -> pd.DataFrame:
+    drift = tables.drift[(tables.drift["per_class"] == size) & tables.drift["role"].isin(("final", "ablation"))]
+    table = findings.drift_table(drift[drift["strategy"].isin(summary["strategy"])])
+    return table[["strategy", "group", "weight_distance"]]
+
+
+def words(depth: Depth) -> list[str]:
+    """For each start: down to which group freezing costs something, and whether the cost grows towards the output."""
+    return [sentence for start in STARTS.values() for sentence in _start_words(depth.summary, start)]
+
+
+def _start_words(summary: pd.DataFrame, start: str) -> Iterator[str]:
+    mine = summary[(summary["start"] == start) & summary["cost"].notna()].iloc[::-1]  # fewest frozen groups first
+    if mine.empty:
+        return
+    rows = mine.to_dict("records")
+    k = min(row["k"] for row in rows)
+    if k < DECIDED_FROM:
+        yield f"**From {start}**: open with {counted(k, 'seed')}."
+        return
+    costly = [row for row in rows if row["cost_low"] > 0]
+    gained = [row for row in rows if row["cost_high"] < 0]
+    parts = []
+    for some, verb, sign in ((costly, "costs", 1), (gained, "gains", -1)):
+        if some:
+            said = [
+                f"{signed(sign * row['cost']).removeprefix('+')} points with {_frozen(row['first'])} frozen"
+                for row in some
+            ]
+            parts.append(f"{verb} {', '.join(said)}")
+    open_ = [_frozen(row["first"]) for row in rows if row not in costly and row not in gained]
+    if open_:
+        parts.append(f"makes no difference that shows with {'; with '.join(open_)} frozen")
+    costs = [row["cost"] for row in rows]
+    grows = all(later >= sooner for sooner, later in pairwise(costs))
+    order = "grows with every group that is frozen" if grows else "does not grow with every group that is frozen"
+    shape = f" On average the cost {order}." if len(rows) > 1 else ""
+    yield f"**From {start}**, freezing {'; it '.join(parts)} (paired by seed, 95% intervals in the table).{shape}"
+
+
+def _frozen(first: str) -> str:
+    frozen = GROUPS[: GROUPS.index(first)]
+    return joined(frozen) if len(frozen) < 3 else f"`{frozen[0]}` to `{frozen[-1]}`"
+
+
+def rows_of(depth: Depth) -> Table:
+    """Every depth with its accuracy and what it costs against everything learning."""
+    rows = []
+    for row in depth.summary.to_dict("records"):
+        reached = f"{percent(row['mean'])} {bracket(row['low'], row['high'], 'without')}".strip()
+        cost = NONE
+        if np.isfinite(row["cost"]):
+            cost = f"{signed(row['cost'])} {bracket(row['cost_low'], row['cost_high'])}".strip()
+        learning = "everything" if row["first"] == GROUPS[0] else f"`{row['first']}`"
+        rows.append((row["start"], learning, f"`{row['strategy']}`", str(row["k"]), reached, cost))
+    header = ("Start", "Learns from", "Runs of", "Seeds", "Test accuracy, % [95%]", "Cost of freezing, points [95%]")
+    return Table(header, tuple(rows), frozenset({3, 4, 5}))
