@@ -263,9 +263,14 @@ def _shown(tested: _Tested) -> str:
     assert pair is not None
     change = f", less the same at {part.minus_at} a class" if part.minus_at is not None else ""
     return (
-        f"{part.better} minus {part.worse}{change}: {pair.difference:+.2f} [{pair.low:+.2f}, {pair.high:+.2f}] "
+        f"{part.better} minus {part.worse}{change}: {_signed(pair.difference)} "
+        f"[{_signed(pair.low)}, {_signed(pair.high)}] "
         f"{METRICS[part.metric]} over {pair.k} seeds, margin {part.margin:g}"
     )
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.2f}".replace("-", "−")
 
 
 def _untested(claim: Claim, tables: Mapping[str, pd.DataFrame], study: str) -> tuple[str, str, str]:
@@ -387,9 +392,12 @@ def _description(claim: Claim, tables: Mapping[str, pd.DataFrame], study: str) -
     ratio = rates[0] / rates[1]
     low, high = RATIO_EXPECTED
     where = "within" if low <= ratio <= high else "outside"
+    tried = tables["tune"]["lr_scale"]
+    edge = [name for name in (of, against) if best[name] in (tried.min(), tried.max())]
+    beyond = f"; the rate of {' and of '.join(edge)} lies at the edge of those tried" if edge else ""
     return (
         f"described, not judged: the best rate of {of} was {rates[0]:.1e}, of {against} {rates[1]:.1e}, a ratio of "
-        f"{ratio:g}, {where} {low} to {high}"
+        f"{ratio:g}, {where} {low} to {high}{beyond}"
     )
 
 

@@ -88,10 +88,11 @@ def recipe_rows(numbers: Numbers) -> Table:
         extra = [f"{key.replace('_', ' ')} {value}" for key, value in _settings(block).items() if value != common[key]]
         if "of" in block:
             extra.insert(0, f"changes `{block['of']}`")
+        tuned = block.get("of", name)  # an ablation runs at the rates of the strategy it changes
         scales = [
-            f"×{scale[name]:g} at {int(size):,}"
+            f"×{scale[tuned]:g} at {int(size):,}"
             for size, scale in sorted(parameters.get("lr_scales", {}).items(), key=lambda item: int(item[0]))
-            if name in scale and scale[name] != 1
+            if scale.get(tuned, 1) != 1
         ]
         weights = "random" if block.get("weights") == "none" else "pretrained"
         also = cell("; ".join(extra)) or NONE

@@ -89,6 +89,7 @@ class Study:
     lr_finder_seeds: tuple[int, ...]  # none: no range tests
     strategies: tuple[str, ...]
     published: tuple[Published, ...]  # to be read beside this study
+    source: str  # where the images come from, for the report; empty: as the data set says
 
 
 @dataclass(frozen=True)
@@ -277,6 +278,7 @@ class _Study(_Block):
     lr_finder_seeds: int = 0
     strategies: Annotated[list[str], Field(min_length=1)] | None = None
     published: list[_Published] = Field(default_factory=list)
+    source: str = ""
 
     @field_validator("per_class", mode="before")
     @classmethod
@@ -478,6 +480,7 @@ def _study(name: str, block: _Study, strategies: Mapping[str, Strategy], ablatio
         lr_finder_seeds=_first(f"{key}.lr_finder_seeds", block.lr_finder_seeds, seeds) if block.lr_finder_seeds else (),
         strategies=trained,
         published=tuple(Published(entry.accuracy, entry.what, entry.source) for entry in block.published),
+        source=block.source,
     )
 
 

@@ -35,6 +35,7 @@ studies:
     epochs: 2
     learning_rates: textbook
     watched: 4
+    source: squares that a test has drawn
     sweep: {fine_tune: [100, 1]}
 strategies:
   feature_extraction: {phases: [{share: 1, lr: {head: 1.0e-3}}]}
@@ -118,6 +119,7 @@ def test_dvc_repro_leaves_tables_a_report_and_mirrored_runs_and_repeats_only_wha
     for heading in ("Forest plot", "Claims", "Limits", "How to cite"):
         assert heading in report
     assert list((reports / "figures").glob("*.png"))
+    assert "squares that a test has drawn" in report
     assert (project / "mlflow.db").exists()
 
     report_bytes = {file.name: file.read_bytes() for file in reports.rglob("*") if file.is_file()}

@@ -165,7 +165,7 @@ def _provenance(bench: Workbench, stored: dict[Cell, StoredRun]) -> dict[str, An
         },
         "dataset": {
             "name": card.name,
-            "source": card.source,
+            "source": study.source or card.source,
             "licence": card.licence,
             "sha256": card.sha256,
             "classes": list(card.classes),

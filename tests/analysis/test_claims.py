@@ -12,7 +12,7 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 from analysis import tables
-from analysis.claims import Claim, ClaimsError, Part, Runs, judge, load_claims
+from analysis.claims import Claim, ClaimsError, Described, Part, Runs, judge, load_claims
 from analysis.ledger import ledger
 from tests.analysis.conftest import Plan, write_tables
 
@@ -218,3 +218,17 @@ def test_a_verdict_given_while_others_wait_says_that_it_may_not_stand(tmp_path: 
     assert "1 more waits for its runs" in words
     assert "may become open" in words
     assert "wait" not in ledger(judge([first], given, "quick"), [first], "quick").parts[0].words
+
+
+def test_a_description_says_that_a_best_rate_lies_at_the_edge_of_those_tried(tmp_path: Path) -> None:
+    given = frames(tmp_path, planted(8))
+    pilots = [
+        {"strategy": name, "per_class": 100, "lr_scale": scale, "val_accuracy": 0.5 + (scale == best), "log_loss": 1.0}
+        for name, best in (("fine_tune", 1.0), ("feature_extraction", 10.0))
+        for scale in (0.1, 1.0, 10.0)
+    ]
+    rates = Described("feature_extraction", 1e-3, "fine_tune", 1e-4)
+    entry = replace(claim("fine_tune", "feature_extraction"), parts=(), described=rates)
+    (row,) = judge([entry], {**given, "tune": pd.DataFrame(pilots)}, "quick")
+    assert "of feature_extraction was 1.0e-02, of fine_tune 1.0e-04, a ratio of 100, within 10 to 100" in row["reason"]
+    assert row["reason"].endswith("the rate of feature_extraction lies at the edge of those tried")

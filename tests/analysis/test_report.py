@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from analysis import findings, report, wording
+from analysis import findings, origins, report, wording
 from analysis.answer import Answer, answer
 from analysis.findings import COMPARISON_COLUMNS, Numbers, compute, overlap
 from analysis.tables import load
@@ -304,6 +304,15 @@ def test_missing_runs_are_named_with_the_command_and_do_not_undo_the_others(tmp_
         "finder. With `active: [quick]` in `params.yaml`, `dvc repro` runs what is missing and nothing else; "
         "[declared.csv](declared.csv) names every run."
     ]
+
+
+def test_the_recipe_of_an_ablation_names_the_scale_of_the_strategy_it_changes(tmp_path: Path) -> None:
+    ablations = {"fine_tune_imagenet_normalisation": ("fine_tune", -1.0)}
+    numbers = numbers_of(tmp_path / "quick", Plan(ablations=ablations))
+    numbers.tables.provenance["parameters"]["lr_scales"] = {"100": {"fine_tune": 10.0}, "10": {"fine_tune": 3.0}}
+    scales = {row[0]: row[-1] for row in origins.recipe_rows(numbers).rows}
+    assert scales["`fine_tune_imagenet_normalisation`"] == scales["`fine_tune`"] == "×3 at 10; ×10 at 100"
+    assert scales["`scratch`"] == "×1"
 
 
 def test_a_study_without_the_reference_has_no_forest_plot(tmp_path: Path) -> None:
