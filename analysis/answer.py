@@ -209,8 +209,8 @@ def _caution(numbers: Numbers, top: Top) -> str:
             f"{percent(float(found.median()))} points would be missed more than one time in five."
         )
     parts += _tuned_on_few(numbers, top)
-    if len(numbers.tables.missing_cells):
-        parts.append("Some declared runs are missing; they are named under Limits.")
+    if _so_far(numbers, top.per_class):
+        parts.append("Some declared runs of strategies are missing; they are named under Limits.")
     return " ".join(parts)
 
 

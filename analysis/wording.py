@@ -28,6 +28,12 @@ from analysis.words import (
 )
 
 ROLE_NAMES = {"pilot": "pilot runs of", "final": "final runs of", "sweep": "the sweep of", "ablation": "ablations"}
+ROLE_RUNS = {
+    "pilot": "pilot runs",
+    "final": "final runs",
+    "sweep": "runs of the sweep",
+    "ablation": "runs of ablations",
+}
 MUCH_OVERLAP = 0.10  # of the training images shared by two seeds; above, they are called dependent
 
 
@@ -40,8 +46,19 @@ def setting(numbers: Numbers) -> str:
         f"{f'{count} strategies' if count > 1 else 'One strategy'} of transferring "
         f"`{provenance['backbone']['name']}` to `{dataset['name']}` ({len(dataset['classes'])} classes, "
         f"{dataset['test_images']:,} test images) at {study.get('resolution', '?')} pixels, "
-        f"{study['epochs']} epochs each."
+        f"{study['epochs']} epochs each.{_still_to_run(numbers.tables)}"
     )
+
+
+def _still_to_run(tables: Tables) -> str:
+    """How many declared runs of each role are missing, in one sentence; nothing where the study is complete."""
+    missing, declared = (frame["role"].value_counts() for frame in (tables.missing_cells, tables.declared))
+    counts = [
+        f"{missing[role]:,} of {declared[role]:,} {name}" for role, name in ROLE_RUNS.items() if role in missing.index
+    ]
+    if tables.missing_range_tests:
+        counts.append(counted(tables.missing_range_tests, "range test"))
+    return f" **Not complete:** still to run are {joined_words(counts)}; *Limits* names them." if counts else ""
 
 
 def published(numbers: Numbers) -> list[str]:

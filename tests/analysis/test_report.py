@@ -296,7 +296,10 @@ def test_missing_runs_are_named_with_the_command_and_do_not_undo_the_others(tmp_
     assert top.thin == ("lp_ft",)
     words = answer(numbers, top)
     assert "Too few runs to judge: `lp_ft` (3 runs)" in words.caution
-    assert "Some declared runs are missing" in words.caution
+    assert "Some declared runs of strategies are missing" in words.caution
+    assert wording.setting(numbers).endswith(
+        " **Not complete:** still to run are 2 of 35 final runs and 2 range tests; *Limits* names them."
+    )
     assert "and only 6 of 7 strategies complete so far, use" in words.headline
     missing = [line for line in wording.limits(numbers) if "missing" in line]
     assert missing == [
@@ -304,6 +307,14 @@ def test_missing_runs_are_named_with_the_command_and_do_not_undo_the_others(tmp_
         "finder. With `active: [quick]` in `params.yaml`, `dvc repro` runs what is missing and nothing else; "
         "[declared.csv](declared.csv) names every run."
     ]
+
+
+def test_missing_ablations_are_told_first_and_do_not_cast_doubt_on_the_answer(tmp_path: Path) -> None:
+    name = "fine_tune_imagenet_normalisation"
+    plan = Plan(ablations={name: ("fine_tune", -1.0)}, missing=[(name, 4)])
+    numbers = numbers_of(tmp_path / "quick", plan)
+    assert "**Not complete:** still to run are 1 of 5 runs of ablations;" in wording.setting(numbers)
+    assert "missing" not in answer(numbers, numbers.tops[0]).caution
 
 
 def test_the_recipe_of_an_ablation_names_the_scale_of_the_strategy_it_changes(tmp_path: Path) -> None:
