@@ -447,7 +447,7 @@ def _curve_handles(history: pd.DataFrame, phases: bool) -> list[Line2D]:
 
 
 def cost(runs: pd.DataFrame, summary: pd.DataFrame, looks: Looks) -> Figure:
-    """Test accuracy against the seconds of a run: small dots are seeds, large ones means with 95% intervals.
+    """Test accuracy against the seconds of a run: small dots are seeds, large ones means at median times.
 
     runs: per_class, strategy, seconds, test_accuracy (percent). summary: the same, with test_accuracy_low and _high.
     """

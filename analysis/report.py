@@ -223,8 +223,8 @@ def _cost(numbers: Numbers) -> Iterator[Picture]:
         "cost",
         "Test accuracy against the training time of a run",
         f"What accuracy costs: test accuracy against the seconds of a run, {_seed_words(numbers)}. Small dots are "
-        "runs, large markers means, bars 95% t intervals of accuracy. Units: percent, seconds (on the machine named "
-        "under Provenance).",
+        "runs, large markers mean accuracies at median times, bars 95% t intervals of accuracy. Units: percent, seconds"
+        " (on the machine named under Provenance).",
         runs,
         lambda: plots.cost(runs, numbers.strategies, _looks(numbers)),
     )

@@ -94,7 +94,7 @@ def strategies_rows(numbers: Numbers, per_class: int) -> Table:
         cells.append(f"{learning} / {everything} ({trained})")
         cells.append(f"{row['diverged']} of {row['k']}")
         rows.append(tuple(cells))
-    header = ("Strategy", *(label for _, label in accuracies), "Train accuracy, %", "Gap, points", "Time a run")
+    header = ("Strategy", *(label for _, label in accuracies), "Train accuracy, %", "Gap, points", "Median time a run")
     return Table(
         (*header, "Trainable / all parameters", "Diverged runs"), tuple(rows), frozenset({1, 2, 3, 4, 5, 6, 7})
     )
@@ -407,8 +407,8 @@ def limits(numbers: Numbers) -> list[str]:
     threads = sorted({counted(int(environment["threads"]), "thread") for environment in environments})
     one = "one machine" if len(devices) == 1 else f"{len(devices)} machines, so compare them with care"
     said.append(
-        f"**Times are rough.** Measured once on {one} ({', '.join(devices)}, {' or '.join(threads)}); they "
-        "serve to rank strategies, not to predict another machine."
+        f"**Times are rough.** Measured once on {one} ({', '.join(devices)}, {' or '.join(threads)}), where other "
+        "work may have run beside; they serve to tell seconds from minutes, not to predict another machine."
     )
     about = [note[:1].upper() + note[1:] for note in notes if note not in counted_overlap]
     if about:
