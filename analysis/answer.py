@@ -57,7 +57,13 @@ def answer(numbers: Numbers, top: Top) -> Answer:
         reasons.append(_scores([rows[name] for name in top.members]))
         costs = [rows[name] for name in top.members]
         reasons.append(_cheapest(costs) if len(costs) > 1 else _cost(costs[0]))
-    caution = [_caution(numbers, top), _left_out(top, rows), _diverged(top, rows), _uneven(numbers, rows)]
+    caution = [
+        _caution(numbers, top),
+        _left_out(top, rows),
+        _diverged(top, rows),
+        _ablation(numbers, top),
+        _uneven(numbers, rows),
+    ]
     return Answer(
         per_class=size,
         headline=headline,
@@ -157,6 +163,23 @@ def _diverged(top: Top, rows: Mapping[str, dict[str, Any]]) -> str:
         if row["diverged"] and name not in told_already
     )
     return f"Runs diverged (each counts with the accuracy it was left with): {often}." if often else ""
+
+
+def _ablation(numbers: Numbers, top: Top) -> str:
+    """The best ablation, where one does better than the strategy it changes: it was not among those compared."""
+    mine = numbers.ablations[numbers.ablations["per_class"] == top.per_class]
+    better = mine[(mine["low"] > 0) & (mine["k"] >= DECIDED_FROM)]
+    if better.empty or top.state != "decided" or not top.members:
+        return ""
+    row = better.sort_values("test_accuracy").iloc[-1]
+    best = max(top.members, key=lambda name: float(numbers.of(top.per_class, name)["test_accuracy"]))
+    found = findings.between(numbers.tables, top.per_class, best, str(row["ablation"]), float(row["lr_scale"]))
+    against = f" ({gain_words({**found})} against `{best}`)" if found else ""
+    among = "the one ablation" if len(mine) == 1 else f"the best of {len(mine)} ablations, chosen on the test images"
+    return (
+        f"One change to look at: `{row['ablation']}` gains {gain_words({**row})} on `{row['of']}` and gets "
+        f"{percent(row['test_accuracy'])}%{against}. It is {among}, so this is a reason to look further, not a result."
+    )
 
 
 def _uneven(numbers: Numbers, rows: Mapping[str, dict[str, Any]]) -> str:

@@ -477,6 +477,17 @@ def ablation_effects(ablations: pd.DataFrame, runs: pd.DataFrame, of: dict[str, 
     return pd.DataFrame(rows, columns=[*columns, "difference", "low", "high", "p"])
 
 
+def between(tables: Tables, per_class: int, strategy: str, ablation: str, lr_scale: float) -> dict[str, Any] | None:
+    """An ablation minus a strategy that it need not change, in points, paired by seed; None where that is no test."""
+    runs, ablations = tables.runs, tables.ablations
+    theirs = runs[(runs["strategy"] == strategy) & (runs["per_class"] == per_class)].set_index("seed")
+    ours = ablations[(ablations["strategy"] == ablation) & (ablations["per_class"] == per_class)]
+    ours = ours[ours["lr_scale"] == lr_scale].set_index("seed")
+    seeds = ours.index.intersection(theirs.index).sort_values()
+    found = difference_of(_points(theirs.loc[seeds, "test_accuracy"]), _points(ours.loc[seeds, "test_accuracy"]))
+    return None if found is None else {"difference": found.difference, "low": found.low, "high": found.high}
+
+
 def overlap(per_class: int, pool_images: int, test_class_counts: Sequence[int]) -> float:
     """The share of training images that two draws have in common, expected where pool and test have equal shares."""
     if per_class == ALL:

@@ -150,7 +150,8 @@ class Workbench:
     def twin(self, cell: Cell) -> StoredRun | None:
         """The run of a cell as another one has left it that trains the same under another name or role; None without.
 
-        A sweep that tries the tuned rate, say, repeats the final run: the numbers are those of the same training.
+        A sweep that tries the tuned rate, say, repeats the final run. Which of them is trained depends on the order of
+        the stages, which DVC need not know: the numbers are the same.
         """
         others = () if cell.role == "pilot" or self.together(cell) else self._twins.get(self._content(cell), ())
         for other in others:

@@ -317,6 +317,22 @@ def test_missing_ablations_are_told_first_and_do_not_cast_doubt_on_the_answer(tm
     assert "missing" not in answer(numbers, numbers.tops[0]).caution
 
 
+def test_an_ablation_that_does_better_is_named_beside_the_answer_and_one_that_does_not_is_not(tmp_path: Path) -> None:
+    better, worse = "fine_tune_imagenet_normalisation", "last_block_imagenet_normalisation"
+    plan = Plan(ablations={better: ("fine_tune", 6.0), worse: ("last_block", -6.0)})
+    numbers = numbers_of(tmp_path / "quick", plan)
+    best = max(numbers.tops[0].members, key=lambda name: numbers.of(100, name)["test_accuracy"])
+    mean = {name: rows["test_accuracy"].mean() * 100 for name, rows in numbers.tables.runs.groupby("strategy")}
+    ours = numbers.tables.ablations.query("strategy == @better")["test_accuracy"].mean() * 100
+    said = answer(numbers, numbers.tops[0]).caution
+    assert f"`{better}` gains +{ours - mean['fine_tune']:.1f} points" in said
+    assert f"gets {ours:.1f}% (+{ours - mean[best]:.1f} points" in said
+    assert "the best of 2 ablations, chosen on the test images" in said
+    assert worse not in said
+    only_worse = numbers_of(tmp_path / "worse", Plan(ablations={worse: ("last_block", -6.0)}))
+    assert "One change to look at" not in answer(only_worse, only_worse.tops[0]).caution
+
+
 def test_the_recipe_of_an_ablation_names_the_scale_of_the_strategy_it_changes(tmp_path: Path) -> None:
     ablations = {"fine_tune_imagenet_normalisation": ("fine_tune", -1.0)}
     numbers = numbers_of(tmp_path / "quick", Plan(ablations=ablations))
