@@ -175,9 +175,13 @@ def _ablation(numbers: Numbers, top: Top) -> str:
     best = max(top.members, key=lambda name: float(numbers.of(top.per_class, name)["test_accuracy"]))
     found = findings.between(numbers.tables, top.per_class, best, str(row["ablation"]), float(row["lr_scale"]))
     against = f" ({gain_words({**found})} against `{best}`)" if found else ""
-    among = "the one ablation" if len(mine) == 1 else f"the best of {len(mine)} ablations, chosen on the test images"
+    among = (
+        "the one ablation of this size"
+        if len(mine) == 1
+        else f"the best of {len(mine)} ablations, chosen on the test images"
+    )
     return (
-        f"One change to look at: `{row['ablation']}` gains {gain_words({**row})} on `{row['of']}` and gets "
+        f"**One change to look at:** `{row['ablation']}` gains {gain_words({**row})} on `{row['of']}` and gets "
         f"{percent(row['test_accuracy'])}%{against}. It is {among}, so this is a reason to look further, not a result."
     )
 
