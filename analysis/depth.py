@@ -17,6 +17,7 @@ from analysis.tables import GROUPS, Tables
 from analysis.words import NONE, Table, bracket, counted, joined, percent
 
 COLUMNS = ["start", "first", "strategy", "k", "mean", "low", "high", "cost", "cost_low", "cost_high"]
+DEPTHS_AT_LEAST = 2  # with runs, beside everything learning: one alone says nothing of how the cost grows
 STARTS: Mapping[str, str] = {"pretrained": "pretrained weights", "none": "random weights"}
 
 
@@ -47,7 +48,7 @@ def series(strategies: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, s
             for name, rates in learning.items()
             if 0 < len(rates) < len(GROUPS) and rates == {group: whole[group] for group in GROUPS[-len(rates) :]}
         }
-        if len(depths) > 1:
+        if len(depths) >= DEPTHS_AT_LEAST:
             found[of] = {group: depths[group] for group in reversed(GROUPS) if group in depths} | {GROUPS[0]: of}
     return found
 
@@ -104,9 +105,14 @@ def _of_size(tables: Tables, size: int, parts: Sequence[tuple[str, str, str, str
             {"start": start, "first": first, "seed": seed, "test_accuracy": float(mine.loc[seed])} for seed in shared
         ]
     summary = pd.DataFrame(rows, columns=COLUMNS)
-    if summary.empty or (summary["first"] == GROUPS[0]).all():
+    several = summary[
+        summary.groupby("start")["start"].transform("size") > DEPTHS_AT_LEAST
+    ]  # everything is one of them
+    if several.empty:
         return None
-    return Depth(size, summary, pd.DataFrame(runs), _moved(tables, size, summary))
+    points = pd.DataFrame(runs)
+    points = points[points["start"].isin(several["start"])]
+    return Depth(size, several.reset_index(drop=True), points, _moved(tables, size, several))
 
 
 def _moved(tables: Tables, size: int, summary: pd.DataFrame) -> pd.DataFrame:

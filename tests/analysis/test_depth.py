@@ -71,6 +71,16 @@ def test_the_words_say_where_freezing_costs_and_whether_the_cost_grows(tmp_path:
     ]
 
 
+def test_a_start_with_runs_of_one_depth_is_left_out(tmp_path: Path) -> None:
+    first = ("from_stage1_random", "from_stage3", "from_stage1")
+    one_each = replace(SERIES, missing=[(name, seed) for name in first for seed in SERIES.seeds])
+    assert depth.measured(numbers_of(tmp_path / "one", one_each)) == []
+    two = replace(SERIES, missing=[(name, seed) for name in first[:2] for seed in SERIES.seeds])
+    (found,) = depth.measured(numbers_of(tmp_path / "two", two))
+    assert set(found.summary["start"]) == set(found.runs["start"]) == {"pretrained weights"}
+    assert set(found.moved["strategy"]) == {"from_stage4", "from_stage1", "fine_tune"}
+
+
 def test_the_report_has_the_section_where_there_are_runs_for_it_and_not_elsewhere(tmp_path: Path) -> None:
     folder = write_tables(tmp_path / "deep", replace(SERIES, per_class=(10, 100)))
     report.write(folder)
