@@ -105,9 +105,8 @@ def _of_size(tables: Tables, size: int, parts: Sequence[tuple[str, str, str, str
             {"start": start, "first": first, "seed": seed, "test_accuracy": float(mine.loc[seed])} for seed in shared
         ]
     summary = pd.DataFrame(rows, columns=COLUMNS)
-    several = summary[
-        summary.groupby("start")["start"].transform("size") > DEPTHS_AT_LEAST
-    ]  # everything is one of them
+    # More than, for everything learning is one of the rows.
+    several = summary[summary.groupby("start")["start"].transform("size") > DEPTHS_AT_LEAST]
     if several.empty:
         return None
     points = pd.DataFrame(runs)

@@ -463,13 +463,11 @@ def ablation_effects(ablations: pd.DataFrame, runs: pd.DataFrame, of: dict[str, 
         parent = of.get(str(name), "")
         theirs = parents[
             (parents["strategy"] == parent) & (parents["per_class"] == per_class) & (parents["lr_scale"] == lr_scale)
-        ].set_index("seed")
-        ours = mine.set_index("seed")
-        seeds = ours.index.intersection(theirs.index).sort_values()
+        ]
+        k, found = _by_seed(theirs, mine)
         row: dict[str, Any] = {"per_class": per_class, "ablation": name, "of": parent, "lr_scale": lr_scale}
-        row |= {"k": len(seeds), "test_accuracy": float(mine["test_accuracy"].mean() * 100)}
+        row |= {"k": k, "test_accuracy": float(mine["test_accuracy"].mean() * 100)}
         row["diverged"] = int((mine["status"] == "diverged").sum())
-        found = difference_of(_points(theirs.loc[seeds, "test_accuracy"]), _points(ours.loc[seeds, "test_accuracy"]))
         if found is not None:
             row |= {"difference": found.difference, "low": found.low, "high": found.high, "p": found.p}
         rows.append(row)
@@ -477,14 +475,19 @@ def ablation_effects(ablations: pd.DataFrame, runs: pd.DataFrame, of: dict[str, 
     return pd.DataFrame(rows, columns=[*columns, "difference", "low", "high", "p"])
 
 
+def _by_seed(theirs: pd.DataFrame, ours: pd.DataFrame) -> tuple[int, Paired | None]:
+    """How many seeds two sets of runs share, and the difference in test accuracy, ours minus theirs."""
+    a, b = theirs.set_index("seed")["test_accuracy"], ours.set_index("seed")["test_accuracy"]
+    seeds = b.index.intersection(a.index).sort_values()
+    return len(seeds), difference_of(_points(a.loc[seeds]), _points(b.loc[seeds]))
+
+
 def between(tables: Tables, per_class: int, strategy: str, ablation: str, lr_scale: float) -> dict[str, Any] | None:
     """An ablation minus a strategy that it need not change, in points, paired by seed; None where that is no test."""
     runs, ablations = tables.runs, tables.ablations
-    theirs = runs[(runs["strategy"] == strategy) & (runs["per_class"] == per_class)].set_index("seed")
+    theirs = runs[(runs["strategy"] == strategy) & (runs["per_class"] == per_class)]
     ours = ablations[(ablations["strategy"] == ablation) & (ablations["per_class"] == per_class)]
-    ours = ours[ours["lr_scale"] == lr_scale].set_index("seed")
-    seeds = ours.index.intersection(theirs.index).sort_values()
-    found = difference_of(_points(theirs.loc[seeds, "test_accuracy"]), _points(ours.loc[seeds, "test_accuracy"]))
+    _, found = _by_seed(theirs, ours[ours["lr_scale"] == lr_scale])
     return None if found is None else {"difference": found.difference, "low": found.low, "high": found.high}
 
 
