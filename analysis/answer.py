@@ -230,7 +230,7 @@ def _caution(numbers: Numbers, top: Top) -> str:
             f"With {counted(top.k, 'seed')} this is exploratory: a reason to look further, not a result to cite; "
             f"{CITABLE_FROM} seeds would be."
         )
-    if len(found) and top.state == "decided":
+    if len(found) and top.state == "decided" and len(top.members) + len(top.doubtful) != 1:
         parts.append(
             f"Not told apart does not mean equal: between a typical pair, a true difference below about "
             f"{percent(float(found.median()))} points would be missed more than one time in five."

@@ -73,45 +73,45 @@ def measured(numbers: Numbers) -> list[Depth]:
             for of, depths in sorted(known.items(), key=lambda item: list(STARTS).index(strategies[item[0]]["weights"]))
             for first, name in depths.items()
         ]
-        depth = _of_size(numbers.tables, size, parts)
+        depth = _of_size(numbers, size, parts)
         if depth is not None:
             found.append(depth)
     return found
 
 
-def _of_size(tables: Tables, size: int, parts: Sequence[tuple[str, str, str, str]]) -> Depth | None:
-    rows, runs = [], []
+def _of_size(numbers: Numbers, size: int, parts: Sequence[tuple[str, str, str, str]]) -> Depth | None:
+    runs, ablations = (table[table["per_class"] == size] for table in (numbers.tables.runs, numbers.tables.ablations))
+    effects = numbers.ablations[numbers.ablations["per_class"] == size]
+    rows, points = [], []
     for start, first, name, of in parts:
-        base = tables.runs[(tables.runs["strategy"] == of) & (tables.runs["per_class"] == size)]
-        depths = tables.ablations[
-            (tables.ablations["per_class"] == size)
-            & tables.ablations["strategy"].isin([other for s, _, other, _ in parts if s == start])
-            & tables.ablations["lr_scale"].isin(base["lr_scale"])
+        whole = runs[runs["strategy"] == of]
+        depths = ablations[
+            ablations["strategy"].isin([other for s, _, other, _ in parts if s == start])
+            & ablations["lr_scale"].isin(whole["lr_scale"])
         ]
-        seeds = sorted(set(base["seed"]) & set(depths["seed"]))
-        mine = (base if name == of else depths[depths["strategy"] == name]).set_index("seed")["test_accuracy"] * 100
-        shared = [seed for seed in seeds if seed in mine.index]
-        if not shared:
+        # Everything learning is shown for the seeds that have a depth beside it, the depths for those that have it.
+        mine, other = (whole, depths) if name == of else (depths[depths["strategy"] == name], whole)
+        mine = mine[mine["seed"].isin(other["seed"])].sort_values("seed")
+        if mine.empty:
             continue
-        mean, low, high, k = findings.interval(mine.loc[shared].to_numpy())
+        mean, low, high, k = findings.interval(mine["test_accuracy"].to_numpy() * 100)
         row = {"start": start, "first": first, "strategy": name, "k": k, "mean": mean, "low": low, "high": high}
-        if name != of:
-            whole = base.set_index("seed")["test_accuracy"] * 100
-            paired = findings.difference_of(mine.loc[shared].to_numpy(), whole.loc[shared].to_numpy())
-            if paired is not None:
-                row |= {"cost": paired.difference, "cost_low": paired.low, "cost_high": paired.high}
+        effect = effects[(effects["ablation"] == name) & effects["lr_scale"].isin(whole["lr_scale"])]
+        if len(effect):
+            lost = -effect[["difference", "high", "low"]].iloc[0]
+            row |= {"cost": lost["difference"], "cost_low": lost["high"], "cost_high": lost["low"]}
         rows.append(row)
-        runs += [
-            {"start": start, "first": first, "seed": seed, "test_accuracy": float(mine.loc[seed])} for seed in shared
-        ]
+        points.append(
+            mine[["seed"]].assign(start=start, first=first, test_accuracy=mine["test_accuracy"].to_numpy() * 100)
+        )
     summary = pd.DataFrame(rows, columns=COLUMNS)
     # More than, for everything learning is one of the rows.
     several = summary[summary.groupby("start")["start"].transform("size") > DEPTHS_AT_LEAST]
     if several.empty:
         return None
-    points = pd.DataFrame(runs)
-    points = points[points["start"].isin(several["start"])]
-    return Depth(size, several.reset_index(drop=True), points, _moved(tables, size, several))
+    shown = pd.concat(points)[["start", "first", "seed", "test_accuracy"]]
+    shown = shown[shown["start"].isin(several["start"])].reset_index(drop=True)
+    return Depth(size, several.reset_index(drop=True), shown, _moved(numbers.tables, size, several))
 
 
 def _moved(tables: Tables, size: int, summary: pd.DataFrame) -> pd.DataFrame:

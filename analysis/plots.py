@@ -590,7 +590,7 @@ def sweep_rates(cells: pd.DataFrame, means: pd.DataFrame, axis: str) -> Figure:
 
     cells: rate, test, val, train (percent), drift, status, one row a run; means: the same by rate, without status.
     """
-    figure = _figure(2.9)
+    figure = _figure(3.1)
     left, right = figure.subplots(1, 2)
     rates = sorted(means["rate"])
     means = means.sort_values("rate")
@@ -605,7 +605,6 @@ def sweep_rates(cells: pd.DataFrame, means: pd.DataFrame, axis: str) -> Figure:
         left.scatter(cells["rate"], cells[column], s=9, color=colour, alpha=0.5, linewidth=0)
         left.plot(means["rate"], means[column], color=colour, marker=marker, markersize=5, linewidth=1.4, label=label)
     left.set_ylabel("accuracy (%)")
-    left.legend(loc="best")
     moved = cells[np.isfinite(cells["drift"]) & (cells["drift"] > 0)]
     right.scatter(moved["rate"], moved["drift"], s=9, color=OKABE_ITO["vermillion"], alpha=0.5, linewidth=0)
     known = means[np.isfinite(means["drift"]) & (means["drift"] > 0)]
@@ -621,6 +620,7 @@ def sweep_rates(cells: pd.DataFrame, means: pd.DataFrame, axis: str) -> Figure:
         panel.set_xticks(rates, [rate_text(rate) for rate in rates])
         panel.xaxis.set_minor_locator(NullLocator())
         panel.set_xlabel(axis)
+    figure.legend(loc="outside lower center", ncols=len(series))  # a line may run anywhere inside
     return figure
 
 

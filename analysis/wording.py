@@ -27,8 +27,7 @@ from analysis.words import (
     size_number,
 )
 
-ROLE_NAMES = {"pilot": "pilot runs of", "final": "final runs of", "sweep": "the sweep of", "ablation": "ablations"}
-ROLE_RUNS = {
+ROLE_NAMES = {
     "pilot": "pilot runs",
     "final": "final runs",
     "sweep": "runs of the sweep",
@@ -54,7 +53,7 @@ def _still_to_run(tables: Tables) -> str:
     """How many declared runs of each role are missing, in one sentence; nothing where the study is complete."""
     missing, declared = (frame["role"].value_counts() for frame in (tables.missing_cells, tables.declared))
     counts = [
-        f"{missing[role]:,} of {declared[role]:,} {name}" for role, name in ROLE_RUNS.items() if role in missing.index
+        f"{missing[role]:,} of {declared[role]:,} {name}" for role, name in ROLE_NAMES.items() if role in missing.index
     ]
     if tables.missing_range_tests:
         counts.append(counted(tables.missing_range_tests, "range test"))
@@ -430,7 +429,7 @@ def _missing_words(tables: Tables) -> list[str]:
             f"`{strategy}` ({f'all {count}' if count == of[strategy] else f'{count} of {of[strategy]}'})"
             for strategy, count in lacking["strategy"].value_counts(sort=False).items()
         ]
-        said.append(f"{name} {joined_words(shares)}")
+        said.append(f"{name}: {joined_words(shares)}")
     absent = tables.missing_range_tests
     if absent:
         said.append(counted(absent, "range test") + " of the LR finder")

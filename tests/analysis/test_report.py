@@ -232,6 +232,14 @@ def test_a_planted_effect_is_found_and_a_null_is_not(tmp_path: Path) -> None:
     assert "exploratory" not in words.caution
 
 
+def test_a_winner_alone_comes_without_words_on_strategies_that_cannot_be_told_apart(tmp_path: Path) -> None:
+    clear = numbers_of(tmp_path / "clear", Plan(strategies={"scratch": 0.5, "fine_tune": 0.8}, seeds=range(10)))
+    assert clear.tops[0].members == ("fine_tune",)
+    assert "Not told apart" not in answer(clear, clear.tops[0]).caution
+    unclear = numbers_of(tmp_path / "unclear", Plan(strategies={"scratch": 0.8, "fine_tune": 0.8}, seeds=range(10)))
+    assert "Not told apart" in answer(unclear, unclear.tops[0]).caution
+
+
 def test_one_strategy_alone_is_described_and_not_compared(tmp_path: Path) -> None:
     folder = write_tables(tmp_path / "quick", Plan(strategies={"fine_tune": 0.8}, epochs=4))
     report.write(folder)
@@ -303,7 +311,7 @@ def test_missing_runs_are_named_with_the_command_and_do_not_undo_the_others(tmp_
     assert "and only 6 of 7 strategies complete so far, use" in words.headline
     missing = [line for line in wording.limits(numbers) if "missing" in line]
     assert missing == [
-        "**Not complete.** Declared and not run yet: final runs of `lp_ft` (2 of 5); 2 range tests of the LR "
+        "**Not complete.** Declared and not run yet: final runs: `lp_ft` (2 of 5); 2 range tests of the LR "
         "finder. With `active: [quick]` in `params.yaml`, `dvc repro` runs what is missing and nothing else; "
         "[declared.csv](declared.csv) names every run."
     ]
