@@ -61,6 +61,7 @@ def answer(numbers: Numbers, top: Top) -> Answer:
         _caution(numbers, top),
         _left_out(top, rows),
         _diverged(top, rows),
+        _log_loss(top, rows),
         _ablation(numbers, top),
         _uneven(numbers, rows),
     ]
@@ -100,7 +101,7 @@ def _headline(intro: str, top: Top) -> str:
             return f"{unclear}: this study cannot tell the {len(top.members)} strategies apart. Take the cheapest."
         return f"{unclear}; nothing speaks against {joined(top.members)}, and every other strategy {fate}."
     if len(top.members) == 1:
-        return f"{intro}, use {joined(top.members)}: every other strategy {fate}."
+        return f"{intro}, use {joined(top.members)}: no strategy beats it, and every other strategy {fate}."
     return f"{intro}, use {joined(top.members, 'or')}: they cannot be told apart, and every other strategy {fate}."
 
 
@@ -165,24 +166,42 @@ def _diverged(top: Top, rows: Mapping[str, dict[str, Any]]) -> str:
     return f"Runs diverged (each counts with the accuracy it was left with): {often}." if often else ""
 
 
+def _log_loss(top: Top, rows: Mapping[str, dict[str, Any]]) -> str:
+    """Who gives the best probabilities, where it is not one of the strategies advised for their accuracy."""
+    if top.state != "decided" or not top.members:
+        return ""
+    best = min(rows.values(), key=lambda row: float(row["log_loss"]))
+    if best["strategy"] in top.members:
+        return ""
+    others = ", ".join(f"`{name}` {rows[name]['log_loss']:.2f}" for name in top.members)
+    return (
+        f"**Accuracy decides here.** By log loss `{best['strategy']}` is best ({best['log_loss']:.2f}; {others}): "
+        "where probabilities matter, read that column too."
+    )
+
+
 def _ablation(numbers: Numbers, top: Top) -> str:
     """The best ablation, where one does better than the strategy it changes: it was not among those compared."""
     mine = numbers.ablations[numbers.ablations["per_class"] == top.per_class]
+    mine = mine[~mine["ablation"].isin([name for size, name in numbers.twins if size == top.per_class])]
     better = mine[(mine["low"] > 0) & (mine["k"] >= DECIDED_FROM)]
     if better.empty or top.state != "decided" or not top.members:
         return ""
     row = better.sort_values("test_accuracy").iloc[-1]
     best = max(top.members, key=lambda name: float(numbers.of(top.per_class, name)["test_accuracy"]))
-    found = findings.between(numbers.tables, top.per_class, best, str(row["ablation"]), float(row["lr_scale"]))
-    against = f" ({gain_words({**found})} against `{best}`)" if found else ""
+    runs = numbers.tables.ablations
+    ours = runs[(runs["strategy"] == row["ablation"]) & (runs["lr_scale"] == row["lr_scale"])]
+    found = findings.between(numbers.tables, top.per_class, best, ours)
+    against = f", and {gain_words({**found})} on `{best}`" if found and best != row["of"] else ""
     among = (
         "the one ablation of this size"
         if len(mine) == 1
         else f"the best of {len(mine)} ablations, chosen on the test images"
     )
     return (
-        f"**One change to look at:** `{row['ablation']}` gains {gain_words({**row})} on `{row['of']}` and gets "
-        f"{percent(row['test_accuracy'])}%{against}. It is {among}, so this is a reason to look further, not a result."
+        f"**One change to look at:** paired over {counted(int(row['k']), 'seed')}, `{row['ablation']}` gains "
+        f"{gain_words({**row})} on `{row['of']}`{against}; it gets {percent(row['test_accuracy'])}%. It is {among}: "
+        "but for what a claim fixed beforehand says of it, this is a reason to look further, not a result."
     )
 
 
@@ -211,10 +230,8 @@ def _against_reference(numbers: Numbers, top: Top, rows: Mapping[str, dict[str, 
     asked = [name for name in top.members if name != REFERENCE] if top.state == "decided" else []
     asked = asked or [name for name in rows if name != REFERENCE]
     asked = sorted(asked, key=lambda name: -rows[name]["test_accuracy"])
-    shown = asked if len(asked) <= 3 else [asked[0], asked[-1]]
-    parts = [f"`{name}` {gain_words({**pairs.loc[name]})}" for name in shown]
-    between = "; " if len(asked) <= 3 else "; the others lie between it and "
-    sentence = f"Against {about}: {between.join(parts)} (95% interval of each difference alone)."
+    parts = [f"`{name}` {gain_words({**pairs.loc[name]})}" for name in asked]
+    sentence = f"Against {about}: {'; '.join(parts)} (95% interval of each difference alone)."
     if top.state == "decided" and REFERENCE in top.members and len(top.members) > 1:
         sentence += f" `{REFERENCE}` is itself in the set: this study does not show that training more pays."
     return sentence
@@ -233,7 +250,7 @@ def _caution(numbers: Numbers, top: Top) -> str:
     if len(found) and top.state == "decided" and len(top.members) + len(top.doubtful) != 1:
         parts.append(
             f"Not told apart does not mean equal: between a typical pair, a true difference below about "
-            f"{percent(float(found.median()))} points would be missed more than one time in five."
+            f"{percent(float(found.median()))} points would be missed more than one time in five, before correction."
         )
     parts += _tuned_on_few(numbers, top)
     if _so_far(numbers, top.per_class):

@@ -232,7 +232,7 @@ def _verdict(claim: Claim, tested: Sequence[_Tested], p: float | None) -> tuple[
     few = f"; exploratory, as {k} seeds are fewer than {SETTLED_SEEDS}" if k < SETTLED_SEEDS else ""
     if claim.family == "exploratory" and not few:
         few = "; exploratory"
-    shown = "; ".join(_shown(part) for part in tested)
+    shown = "; ".join(_shown(claim.per_class, part) for part in tested)
     if p is None:
         return "open", f"{shown}; {k} seeds are too few for a verdict{flags}", f"{FEWEST_SEEDS} seeds at least"
     above = [pair.difference > part.part.margin for pair, part in zip(pairs, tested, strict=True)]
@@ -258,12 +258,12 @@ def _verdict(claim: Claim, tested: Sequence[_Tested], p: float | None) -> tuple[
     return "open", f"the runs can't tell: {shown}{few}{flags}", needs
 
 
-def _shown(tested: _Tested) -> str:
+def _shown(per_class: int, tested: _Tested) -> str:
     part, pair = tested.part, tested.paired
     assert pair is not None
     change = f", less the same at {part.minus_at} a class" if part.minus_at is not None else ""
     return (
-        f"{part.better} minus {part.worse}{change}: {_signed(pair.difference)} "
+        f"{part.better} minus {part.worse} with {size_name(per_class)}{change}: {_signed(pair.difference)} "
         f"[{_signed(pair.low)}, {_signed(pair.high)}] "
         f"{METRICS[part.metric]} over {pair.k} seeds, margin {part.margin:g}"
     )

@@ -16,7 +16,7 @@ from analysis.statistics import ALPHA
 from analysis.wording import learning_label, phase_rows, rate_of, sweep_rows, sweep_words
 from analysis.words import Table, bracket, counted, percent, size_words
 
-GRADUAL, AT_ONCE = "gradual_unfreezing", "fine_tune"
+GRADUAL, STOPPED, AT_ONCE = "gradual_unfreezing", "last_block", "fine_tune"
 THREE = ("scratch", "feature_extraction", "fine_tune")
 
 
@@ -47,6 +47,9 @@ def _gradual(numbers: Numbers, size: int) -> Iterator[Exercise]:
         asked += f" Here {' + '.join(str(length) for length in lengths)} epochs, {size_words(numbers, size)}."
     labels = [learning_label(phase["lr"]) for phase in block["phases"]]
     words = [_phase_words(row, labels[row["phase"] - 1]) for row in gains.to_dict("records")]
+    words.append("The interval of each phase's gain stands alone, not corrected for the number of phases.")
+    if STOPPED in numbers.names:
+        words.append(_against_words(numbers, size, GRADUAL, STOPPED, "the last block and the head alone, all the way"))
     words.append(
         _against_words(numbers, size, GRADUAL, AT_ONCE, "everything learning for as many epochs from the start")
     )

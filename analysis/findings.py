@@ -73,6 +73,7 @@ def strategies_table(runs: pd.DataFrame) -> pd.DataFrame:
                 # A t interval knows no limits; an accuracy does.
                 row |= {column: mean, f"{column}_low": np.maximum(low, 0.0), f"{column}_high": np.minimum(high, 100.0)}
             row["train_accuracy"] = interval(mine["train_accuracy"].to_numpy() * 100)[0]
+            row["log_loss"], row["ece"] = float(mine["log_loss"].mean()), float(mine["ece"].mean() * 100)
             row["gap"] = interval((mine["train_accuracy"] - mine["test_accuracy"]).to_numpy() * 100)[0]
             row["seconds"] = float(mine["seconds"].median())  # other work on the machine lengthens some
             row["trainable_parameters"] = int(mine["trainable_parameters"].max())
@@ -482,13 +483,25 @@ def _by_seed(theirs: pd.DataFrame, ours: pd.DataFrame) -> tuple[int, Paired | No
     return len(seeds), difference_of(_points(a.loc[seeds]), _points(b.loc[seeds]))
 
 
-def between(tables: Tables, per_class: int, strategy: str, ablation: str, lr_scale: float) -> dict[str, Any] | None:
-    """An ablation minus a strategy that it need not change, in points, paired by seed; None where that is no test."""
-    runs, ablations = tables.runs, tables.ablations
-    theirs = runs[(runs["strategy"] == strategy) & (runs["per_class"] == per_class)]
-    ours = ablations[(ablations["strategy"] == ablation) & (ablations["per_class"] == per_class)]
-    _, found = _by_seed(theirs, ours[ours["lr_scale"] == lr_scale])
-    return None if found is None else {"difference": found.difference, "low": found.low, "high": found.high}
+def twins(tables: Tables) -> dict[tuple[int, str], str]:
+    """The strategy that an ablation, by size and name, is another name for: both get the same images right, always."""
+    found: dict[tuple[int, str], str] = {}
+    right = tables.predictions.correct
+    for row in tables.ablations[["per_class", "strategy"]].drop_duplicates().to_dict("records"):
+        size, ablation = int(row["per_class"]), str(row["strategy"])
+        ours = tables.ablations[(tables.ablations["per_class"] == size) & (tables.ablations["strategy"] == ablation)]
+        for strategy, theirs in tables.runs[tables.runs["per_class"] == size].groupby("strategy"):
+            both = ours.merge(theirs, on="seed", suffixes=("", "_of"))
+            if len(both) and (right(both["fingerprint"].tolist()) == right(both["fingerprint_of"].tolist())).all():
+                found[size, ablation] = str(strategy)
+    return found
+
+
+def between(tables: Tables, per_class: int, strategy: str, ours: pd.DataFrame) -> dict[str, Any] | None:
+    """Runs of an ablation or a sweep minus a final strategy at one size, in points, paired by seed; None: no test."""
+    theirs = tables.runs[(tables.runs["strategy"] == strategy) & (tables.runs["per_class"] == per_class)]
+    k, found = _by_seed(theirs, ours[ours["per_class"] == per_class])
+    return None if found is None else {"k": k, "difference": found.difference, "low": found.low, "high": found.high}
 
 
 def overlap(per_class: int, pool_images: int, test_class_counts: Sequence[int]) -> float:
@@ -513,6 +526,7 @@ class Numbers:
     sweeps: tuple[Sweep, ...]
     gains: pd.DataFrame
     ablations: pd.DataFrame
+    twins: dict[tuple[int, str], str]  # ablations by size and name, and the strategy that each is another name for
     names: tuple[str, ...]  # of the final strategies, in the order of the report
 
     def tuned_on(self, per_class: int) -> int | None:
@@ -576,6 +590,7 @@ def compute(tables: Tables) -> Numbers:
         robust=tuple(robust),
         sweeps=tuple(sweeps(tables.sweep, tables.history, tables.drift)),
         gains=phase_gains(tables.history),
+        twins=twins(tables),
         ablations=ablation_effects(tables.ablations, tables.runs, of),
         names=tuple(strategy_order(strategies["strategy"].unique().tolist())),
     )

@@ -10,7 +10,7 @@ import numpy as np
 
 from analysis.claims import METRICS, Claim
 from analysis.plots import p_value, signed
-from analysis.words import NONE, Table, cell
+from analysis.words import NONE, Table, cell, sentence
 
 
 @dataclass(frozen=True)
@@ -89,8 +89,7 @@ def _ledger_table(judged: Sequence[Mapping[str, Any]], by_id: Mapping[str, Claim
             digits = 1 if unit == "points" or abs(effect) >= 1 else 3
             shown = f"{signed(effect, digits)} [{signed(low, digits)}, {signed(high, digits)}] {unit}"
         said = [str(row[name]).rstrip(".") for name in ("reason", "needs") if row[name]]
-        # A sentence that begins with a name keeps it as it is written.
-        reason = ". ".join(part if "_" in part.split()[0] else part[:1].upper() + part[1:] for part in said)
+        reason = ". ".join(map(sentence, said))
         rows.append(
             (
                 f"`{row['id']}`",

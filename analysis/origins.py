@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from itertools import product
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from analysis.findings import Numbers
+from analysis.findings import Numbers, strategy_order
 from analysis.plots import rate_text
-from analysis.tables import GROUPS
-from analysis.words import NONE, Table, cell, counted, seconds, size_number
+from analysis.tables import GROUPS, size_name
+from analysis.words import NONE, Table, cell, counted, joined_words, percent, seconds, size_number
 
 
 def bibtex(numbers: Numbers) -> str:
@@ -71,7 +73,13 @@ def recipe_words(numbers: Numbers) -> str:
     if not common:
         return ""
     listed = ", ".join(f"{key.replace('_', ' ')} `{value}`" for key, value in common.items())
-    return f"Where the table says nothing else: {listed}."
+    norm = (
+        " BatchNorm `train`: groups that learn normalise by the batch and update their running statistics; frozen "
+        "groups use the statistics they came with."
+        if common.get("batch_norm") == "train"
+        else ""
+    )
+    return f"Where the table says nothing else: {listed}.{norm}"
 
 
 def recipe_rows(numbers: Numbers) -> Table:
@@ -98,6 +106,28 @@ def recipe_rows(numbers: Numbers) -> Table:
         also = cell("; ".join(extra)) or NONE
         rows.append((f"`{name}`", weights, "; then ".join(phases), also, "; ".join(scales) or "×1"))
     return Table(("Strategy", "Start", "What learns, at which rate", "Also", "Rates scaled by"), tuple(rows))
+
+
+def tuning_rows(numbers: Numbers) -> Table:
+    """What each scale of the rates reached in tuning, in percent; the chosen one bold, ties of the best marked."""
+    tune = numbers.tables.tune
+    scales = sorted(tune["lr_scale"].unique())
+    chosen = numbers.tables.provenance["parameters"].get("lr_scales", {})
+    rows = []
+    names = strategy_order(tune["strategy"].unique().tolist())
+    for per_class, name in product(sorted(tune["per_class"].unique()), names):
+        mine = tune[(tune["per_class"] == per_class) & (tune["strategy"] == name)]
+        means = mine.groupby("lr_scale")["val_accuracy"].mean() * 100
+        tied = np.isclose(means, means.max()).sum() > 1
+        cells = []
+        for scale in scales:
+            reached = percent(float(means.get(scale, np.nan)))
+            best = scale in means.index and np.isclose(means[scale], means.max())
+            bold = scale == chosen.get(str(per_class), {}).get(name)
+            cells.append((f"**{reached}**" if bold else reached) + (" =" if best and tied else ""))
+        rows.append((size_number(int(per_class)), f"`{name}`", *cells))
+    header = ("Images a class", "Strategy", *(f"×{scale:g}" for scale in scales))
+    return Table(header, tuple(rows), frozenset({0, *range(2, 2 + len(scales))}))
 
 
 def _rates_words(rates: Mapping[str, float]) -> str:
@@ -141,6 +171,9 @@ def provenance_rows(numbers: Numbers) -> Table:
     span = pd.Timestamp(provenance["finished"]) - pd.Timestamp(provenance["started"])
     seeds = study.get("seeds")
     seeds = f"0 to {seeds - 1}" if isinstance(seeds, int) else ", ".join(str(seed) for seed in seeds or [])
+    steps = provenance["parameters"].get("updates", {})
+    counts_of = joined_words([f"{count:,} with {size_name(int(size))}" for size, count in steps.items()])
+    updates = f" at most, evened out within an epoch; updates in a run: {counts_of}" if counts_of else ""
     rows = [
         ("Study", f"`{numbers.tables.study}`"),
         ("Data set", f"{dataset['name']}, from {dataset['source']}, {dataset['licence']}"),
@@ -154,7 +187,8 @@ def provenance_rows(numbers: Numbers) -> Table:
         ("Weights, SHA-256", f"`{backbone['weights_sha256']}`"),
         ("Preprocessing", ", ".join(f"{key} {value}" for key, value in backbone["preprocessing"].items())),
         ("Epochs", str(study["epochs"])),
-        ("Batch size", str(study.get("batch_size", NONE))),
+        ("Batch size", str(study.get("batch_size", NONE)) + updates),
+        ("Optimizer", provenance["parameters"].get("optimizer", NONE)),
         ("Learning rates", str(study.get("learning_rates", NONE))),
         ("Seeds", seeds),
         *((str(key).replace("_", " ").capitalize(), f"`{value}`") for key, value in others),

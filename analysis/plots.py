@@ -236,7 +236,7 @@ def forest(pairs: pd.DataFrame, seeds: pd.DataFrame, looks: Looks, axis: str) ->
 
     pairs: per_class, strategy (the row's name), difference, low, high and, where they were computed, low_new_images,
     high_new_images, p_holm (points). seeds: per_class, strategy, difference of each seed. axis: the axis' label.
-    A filled marker: adjusted p below 0.05; rows without numbers say so.
+    A filled marker: adjusted p below 0.05, or no p given; rows without numbers say so.
     """
     sizes = sorted(pairs["per_class"].unique())
     tall = [len(pairs[pairs["per_class"] == size]) for size in sizes]
@@ -263,7 +263,7 @@ def forest(pairs: pd.DataFrame, seeds: pd.DataFrame, looks: Looks, axis: str) ->
                 wide = [row["low_new_images"], row["high_new_images"]]
                 panel.plot(wide, [y, y], color=colour, linewidth=0.9, marker="|", markersize=6, zorder=3)
             panel.plot([row["low"], row["high"]], [y, y], color=colour, linewidth=3, zorder=4)
-            told = row.get("p_holm", 1.0) < 0.05
+            told = row.get("p_holm", 0.0) < 0.05
             panel.plot(
                 [row["difference"]],
                 [y],

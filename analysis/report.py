@@ -19,7 +19,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-from analysis import depth, exercises, finder, findings, ledger, origins, plots, wording
+from analysis import depth, elsewhere, exercises, finder, findings, ledger, origins, plots, wording
 from analysis.answer import Answer, answer
 from analysis.claims import Claim, ClaimsError, judge, load_claims
 from analysis.findings import REFERENCE, Numbers, Sweep
@@ -224,7 +224,7 @@ def _cost(numbers: Numbers) -> Iterator[Picture]:
         "Test accuracy against the training time of a run",
         f"What accuracy costs: test accuracy against the seconds of a run, {_seed_words(numbers)}. Small dots are "
         "runs, large markers mean accuracies at median times, bars 95% t intervals of accuracy. Units: percent, seconds"
-        " (on the machine named under Provenance).",
+        " (on the machines named under Provenance).",
         runs,
         lambda: plots.cost(runs, numbers.strategies, _looks(numbers)),
     )
@@ -538,8 +538,9 @@ def render(
             }
             for found in depth.measured(numbers)
         ],
-        ablations=wording.ablation_rows(numbers.ablations),
+        ablations=wording.ablation_rows(numbers),
         ledger=ledger.ledger(judged, claims, numbers.tables.study),
+        elsewhere=elsewhere.elsewhere(claims, judged, numbers.tables),
         sensitivity=wording.robustness_words(numbers),
         over=numbers.over,
         published=wording.published(numbers),
@@ -549,6 +550,7 @@ def render(
         backbone=numbers.tables.provenance["backbone"],
         provenance=origins.provenance_rows(numbers),
         recipes=origins.recipe_rows(numbers),
+        tuning=origins.tuning_rows(numbers),
         recipe_words=origins.recipe_words(numbers),
         origins=origins.origin_rows(numbers),
     )

@@ -20,6 +20,7 @@ from analysis.words import (
     compact,
     counted,
     gain_words,
+    joined,
     joined_words,
     percent,
     seconds,
@@ -87,16 +88,16 @@ def strategies_rows(numbers: Numbers, per_class: int) -> Table:
             interval = bracket(row[f"{column}_low"], row[f"{column}_high"], "without")
             cells.append(f"{percent(row[column])} {interval}".strip())
         cells += [percent(row["train_accuracy"]), signed(row["gap"]) if np.isfinite(row["gap"]) else NONE]
+        cells += [f"{row['log_loss']:.2f}", percent(row["ece"])]
         cells.append(seconds(row["seconds"]))
         trained = share(row["trainable_parameters"], row["total_parameters"])
         learning, everything = compact(row["trainable_parameters"]), compact(row["total_parameters"])
         cells.append(f"{learning} / {everything} ({trained})")
         cells.append(f"{row['diverged']} of {row['k']}")
         rows.append(tuple(cells))
-    header = ("Strategy", *(label for _, label in accuracies), "Train accuracy, %", "Gap, points", "Median time a run")
-    return Table(
-        (*header, "Trainable / all parameters", "Diverged runs"), tuple(rows), frozenset({1, 2, 3, 4, 5, 6, 7})
-    )
+    header = ("Strategy", *(label for _, label in accuracies), "Train accuracy, %", "Gap, points")
+    header = (*header, "Log loss", "Calibration error, points", "Median time a run")
+    return Table((*header, "Trainable / all parameters", "Diverged runs"), tuple(rows), frozenset(range(1, 10)))
 
 
 def pairs_rows(pairs: pd.DataFrame) -> Table:
@@ -128,10 +129,10 @@ def robustness_rows(robust: Sequence[Robustness], classes: int) -> Table:
     rows = []
     for row in robust:
         signs = row.signs
-        verdict = f"{words[signs[0]]}, and it holds"
+        reading = f"{words[signs[0]]} every way"
         if len(set(signs)) > 1:
             named = zip(signs, ("these images", "new images", "balanced accuracy"), strict=True)
-            verdict = "it depends: " + ", ".join(f"{words[sign]} for {what}" for sign, what in named)
+            reading = "it depends: " + ", ".join(f"{words[sign]} for {what}" for sign, what in named)
         low, high = row.wins_interval
         rows.append(
             (
@@ -143,11 +144,11 @@ def robustness_rows(robust: Sequence[Robustness], classes: int) -> Table:
                 else NONE,
                 f"{row.wins} of {row.k} [{100 * low:.0f}%, {100 * high:.0f}%]",
                 _class_words(row, classes),
-                verdict,
+                reading,
             )
         )
     header = ("Strategy", "Accuracy, points [95%]", "[95%], new images too", "Balanced accuracy, points [95%]")
-    return Table((*header, "Seeds won [95%]", "Classes", "Verdict"), tuple(rows), frozenset({1, 2, 3, 4}))
+    return Table((*header, "Seeds won [95%]", "Classes", "Reading"), tuple(rows), frozenset({1, 2, 3, 4}))
 
 
 def _class_words(row: Robustness, classes: int) -> str:
@@ -213,14 +214,16 @@ def _earned(row: Mapping[Any, Any]) -> str:
     return "not shown"
 
 
-def ablation_rows(ablations: pd.DataFrame) -> Table:
+def ablation_rows(numbers: Numbers) -> Table:
     """Each ablation against the strategy it changes."""
     rows = []
-    for row in ablations.to_dict("records"):
+    for row in numbers.ablations.to_dict("records"):
+        twin = numbers.twins.get((row["per_class"], row["ablation"]))
+        also = f" (the same as `{twin}`)" if twin else ""
         against = f"`{row['of']}`" if row["of"] else NONE
         gain = gain_words(row) if row["k"] else "no run of it at the same size, seed and rates"
         p = p_value(row["p"]) if np.isfinite(row["p"]) else NONE
-        head = (f"`{row['ablation']}`", against, size_number(row["per_class"]), str(row["k"]))
+        head = (f"`{row['ablation']}`{also}", against, size_number(row["per_class"]), str(row["k"]))
         rows.append((*head, percent(row["test_accuracy"]), gain, p, str(row["diverged"])))
     header = ("Ablation", "of", "Images a class", "Seeds", "Test accuracy, %", "Ablation − strategy [95%]")
     return Table((*header, "p, not adjusted", "Diverged"), tuple(rows), frozenset({2, 3, 4, 5, 6, 7}))
@@ -238,7 +241,33 @@ def rate_of(numbers: Numbers, strategy: str, scale: float) -> tuple[str, float]:
 
 def sweep_words(numbers: Numbers, sweep: Sweep) -> list[str]:
     """What happened at each rate, highest first, from drift, accuracy and loss."""
-    return [_rate_words(rate_of(numbers, sweep.strategy, rate.lr_scale)[0], rate, sweep) for rate in sweep.rates]
+    said = [_rate_words(rate_of(numbers, sweep.strategy, rate.lr_scale)[0], rate, sweep) for rate in sweep.rates]
+    return said + _best_rate_words(numbers, sweep)
+
+
+def _best_rate_words(numbers: Numbers, sweep: Sweep) -> list[str]:
+    """How the best rate compares with the strategy it changes and with the best one of its size."""
+    best = sweep.best
+    sized = numbers.strategies[numbers.strategies["per_class"] == sweep.per_class]
+    if best is None or sized.empty:
+        return []
+    runs = numbers.tables.sweep
+    ours = runs[(runs["strategy"] == sweep.strategy) & (runs["lr_scale"] == best.lr_scale)]
+    top = str(sized.sort_values("test_accuracy")["strategy"].iloc[-1])
+    changed = numbers.tables.provenance["parameters"]["strategies"].get(sweep.strategy, {}).get("of")
+    parts = [
+        f"{signed(found['difference'])} points {bracket(found['low'], found['high'])} of test accuracy against `{name}`"
+        for name in dict.fromkeys((changed, top))
+        if name and (found := findings.between(numbers.tables, sweep.per_class, name, ours))
+    ]
+    if not parts:
+        return []
+    label = rate_of(numbers, sweep.strategy, best.lr_scale)[0]
+    return [
+        f"Beside the strategies of this size, at the rates they have here: {label} gets {'; '.join(parts)} "
+        f"({counted(best.k, 'seed')}). It was chosen among {len(sweep.rates)} rates with the help of the watched "
+        "images, so this is a description and no verdict."
+    ]
 
 
 def _rate_words(label: str, rate: Rate, sweep: Sweep) -> str:
@@ -324,7 +353,8 @@ def _draws(numbers: Numbers, counted_overlap: Sequence[str]) -> str:
     shared = [findings.overlap(size, dataset["pool_images"], dataset["test_class_counts"]) for size in numbers.sizes]
     if max(shared) > MUCH_OVERLAP:
         words += ". Where that is much, seeds are not fully independent and the intervals are somewhat too narrow"
-    return f"**Draws overlap.** All seeds draw from the same {dataset['pool_images']:,} images: {words}."
+    last = ", watched ones last" if dataset.get("watched_images") else ""
+    return f"**Draws overlap.** All seeds draw from the same {dataset['pool_images']:,} images{last}: {words}."
 
 
 def limits(numbers: Numbers) -> list[str]:
@@ -374,7 +404,8 @@ def limits(numbers: Numbers) -> list[str]:
     if tables.history["split"].eq("val").any():
         said.append(
             f"**Validation is watched, not used.** The validation curves come from {watched:,} images outside every "
-            "draw; they decided nothing. The test images were read once a run, at its end."
+            "draw. They chose no rate and stopped no run; which rate of a sweep is called best, and whether a phase "
+            "earned its place, is read from them. The test images were read once a run, at its end."
         )
     else:
         said.append("**No validation images were left** outside the draws, so there are no validation curves.")
@@ -408,12 +439,25 @@ def limits(numbers: Numbers) -> list[str]:
     said.append(
         f"**Times are rough.** Measured once on {one} ({', '.join(devices)}, {' or '.join(threads)}), where other "
         "work may have run beside; they serve to tell seconds from minutes, not to predict another machine."
+        f"{_timed_words(environments)} Cells that train a head alone share features and train together, and "
+        "each is given its share of the time."
     )
     about = [note[:1].upper() + note[1:] for note in notes if note not in counted_overlap]
     if about:
         said.append(f"**About the data.** {'. '.join(about)}.")
     said.extend(_missing_words(tables))
     return said
+
+
+def _timed_words(environments: Sequence[Mapping[str, Any]]) -> str:
+    """Which strategies were timed on which machine, where there are several."""
+    timed: dict[str, list[str]] = {}
+    for environment in environments:
+        timed.setdefault(str(environment.get("device", "?")), []).extend(environment.get("timed", []))
+    known = {device: list(dict.fromkeys(names)) for device, names in timed.items() if names}
+    if len(known) < 2:
+        return ""
+    return " " + " ".join(f"On {device}: {joined(names)}." for device, names in known.items())
 
 
 def _missing_words(tables: Tables) -> list[str]:
@@ -465,15 +509,30 @@ def robustness_words(numbers: Numbers) -> str:
     changed = [row for row in numbers.robust if len(set(row.signs)) > 1]
     size = {row: f" at {size_name(row.per_class)}" if len(numbers.sizes) > 1 else "" for row in changed}
     opening = (
-        f"Would the difference from `{REFERENCE}` be read the same way with new test images, with balanced accuracy, "
-        "seed by seed and class by class? "
+        f"Would the difference from `{REFERENCE}` be read the same way with new test images and with balanced "
+        "accuracy? "
     )
     reading = (
-        "*Better* and *worse*: the 95% interval of that one difference lies on one side of zero, without correction "
-        "for the number of comparisons, so this is a check on the figures above and no verdict of its own. Classes: "
-        "the same for the difference in recall of each class."
+        f"{_both_ways(numbers)}*Better* and *worse*: the 95% interval of that one difference lies on one side of zero, "
+        "without correction for the number of comparisons, so this is a check on the figures above and no "
+        "verdict of its own. Classes: the same for the difference in recall of each class."
+        + ("" if numbers.uneven else " Where all classes have equally many test images, balanced accuracy is accuracy.")
     )
     if not changed:
         return f"{opening}Yes for {'all' if len(numbers.robust) > 1 else 'the one'} of them. {reading}"
     names = ", ".join(f"`{row.strategy}`{size[row]}" for row in changed)
     return f"{opening}Not for {names}; yes for the other {len(numbers.robust) - len(changed)}. {reading}"
+
+
+def _both_ways(numbers: Numbers) -> str:
+    """Which strategies gain on some classes and lose on others, in one sentence."""
+    mixed = [row for row in numbers.robust if row.classes_better and row.classes_worse]
+    if not mixed:
+        return ""
+    said = [
+        f"`{row.strategy}`{f' at {size_name(row.per_class)}' if len(numbers.sizes) > 1 else ''} is better on "
+        f"{joined_words([cell(name) for name in row.classes_better])} and worse on "
+        f"{joined_words([cell(name) for name in row.classes_worse])}"
+        for row in mixed
+    ]
+    return f"Class by class it goes both ways: {'; '.join(said)}. "

@@ -89,6 +89,11 @@ def gain_words(row: Mapping[Any, Any]) -> str:
     return f"{signed(row['difference'])} points {bracket(row['low'], row['high'])}"
 
 
+def sentence(text: str) -> str:
+    """Text with a capital first letter; one that begins with a name of the study keeps it as it is written."""
+    return text if "_" in text.split(maxsplit=1)[0] else text[:1].upper() + text[1:]
+
+
 def cell(text: object) -> str:
     """Text that may stand in a cell of a Markdown table."""
     return " ".join(str(text).split()).replace("|", "\\|")

@@ -14,7 +14,7 @@ from typing import Any, get_args
 
 import numpy as np
 
-from pipeline import backbones, runs
+from pipeline import backbones, phases, runs
 from pipeline.lr_finder import RangeTest
 from pipeline.runs import RunStoreError, StoredRun
 from pipeline.stages import cells, command, lr_finder, prepared
@@ -130,10 +130,12 @@ def _predictions(bench: Workbench, stored: Sequence[StoredRun]) -> bytes:
 def _provenance(bench: Workbench, stored: dict[Cell, StoredRun]) -> dict[str, Any]:
     study, card = bench.study, bench.prepared.card
     environments: dict[str, dict[str, Any]] = {}
-    for run in stored.values():
+    for cell, run in stored.items():
         fields = {key: value for key, value in asdict(run.provenance).items() if key != "started"}
-        entry = environments.setdefault(repr(sorted(fields.items(), key=str)), {**fields, "cells": 0})
+        entry = environments.setdefault(repr(sorted(fields.items(), key=str)), {**fields, "cells": 0, "timed": []})
         entry["cells"] += 1
+        if cell.role == "final" and cell.strategy not in entry["timed"]:
+            entry["timed"].append(cell.strategy)
     notes = [
         f"two draws of {size_words(size)} have {share:.0%} of their images in common on average"
         for size, share in bench.subsets.overlap.items()
@@ -155,6 +157,11 @@ def _provenance(bench: Workbench, stored: dict[Cell, StoredRun]) -> dict[str, An
                 "learning_rates": study.learning_rates,
             },
             "range_tests": len(lr_finder.tested(bench)),
+            "optimizer": (
+                f"AdamW, weight decay {phases.WEIGHT_DECAY:g}, begun anew in every phase; the rates rise linearly over "
+                f"the first {phases.WARM_UP_SHARE:.0%} of its steps and fall on a cosine to zero"
+            ),
+            "updates": _updates(bench),
             "strategies": {name: _strategy(bench, name) for name in names},
             "lr_scales": {
                 str(size): {name: scale for (of, name), scale in scales.items() if of == size}
@@ -193,6 +200,12 @@ def _strategy(bench: Workbench, name: str) -> dict[str, Any]:
     described = cells.described(bench.params.strategy(name), bench.study.epochs)
     ablation = bench.params.ablations.get(name)
     return described if ablation is None else {**described, "of": ablation.of}
+
+
+def _updates(bench: Workbench) -> dict[str, int]:
+    """How many steps the optimizer takes in a final run of each size."""
+    images = {cell.per_class: len(bench.parts(cell)[0]) for cell in bench.declared("final")}
+    return {str(size): bench.study.epochs * math.ceil(count / bench.study.batch_size) for size, count in images.items()}
 
 
 def _tuning_images(bench: Workbench) -> dict[str, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
@@ -76,7 +77,8 @@ def test_every_number_of_the_table_of_strategies_is_what_scipy_finds(quick: Path
     runs = pd.read_csv(quick / "runs.csv")
     rows = table_under((quick / "report.md").read_text(), "Strategy | Balanced accuracy")
     assert [row[0].strip("`") for row in rows] == list(Plan().strategies)
-    for name, balanced, test, train, gap, seconds, parameters, diverged in rows:
+    for name, balanced, test, train, gap, log_loss, ece, seconds, parameters, diverged in rows:
+        assert (log_loss, ece) == ("0.50", "5.0")
         mine = runs[runs["strategy"] == name.strip("`")]
         for cell, column in ((balanced, "balanced_accuracy"), (test, "test_accuracy")):
             values = mine[column].to_numpy() * 100
@@ -333,12 +335,86 @@ def test_an_ablation_that_does_better_is_named_beside_the_answer_and_one_that_do
     mean = {name: rows["test_accuracy"].mean() * 100 for name, rows in numbers.tables.runs.groupby("strategy")}
     ours = numbers.tables.ablations.query("strategy == @better")["test_accuracy"].mean() * 100
     said = answer(numbers, numbers.tops[0]).caution
-    assert f"`{better}` gains +{ours - mean['fine_tune']:.1f} points" in said
-    assert f"gets {ours:.1f}% (+{ours - mean[best]:.1f} points" in said
+    assert f"paired over 5 seeds, `{better}` gains +{ours - mean['fine_tune']:.1f} points" in said
+    assert f"; it gets {ours:.1f}%." in said
+    assert (f"and +{ours - mean[best]:.1f} points" in said) == (best != "fine_tune")
     assert "the best of 2 ablations, chosen on the test images" in said
     assert worse not in said
     only_worse = numbers_of(tmp_path / "worse", Plan(ablations={worse: ("last_block", -6.0)}))
     assert "One change to look at" not in answer(only_worse, only_worse.tops[0]).caution
+
+
+def test_an_ablation_that_is_a_strategy_by_another_name_is_told_and_not_advised(tmp_path: Path) -> None:
+    plan = Plan(strategies={"last_block": 0.8, "fine_tune": 0.7}, ablations={"from_stage4": ("fine_tune", 10.0)})
+    tables = load(write_tables(tmp_path / "quick", plan))
+    by_seed = tables.runs[tables.runs["strategy"] == "last_block"].set_index("seed")
+    same = tables.ablations.assign(
+        **{name: tables.ablations["seed"].map(by_seed[name]) for name in ("fingerprint", "test_accuracy")}
+    )
+    numbers = findings.compute(replace(tables, ablations=same))
+    assert numbers.twins == {(100, "from_stage4"): "last_block"}
+    assert wording.ablation_rows(numbers).rows[0][0] == "`from_stage4` (the same as `last_block`)"
+    assert "One change to look at" not in answer(numbers, numbers.tops[0]).caution
+    assert findings.compute(tables).twins == {}
+    assert "One change to look at" in answer(findings.compute(tables), numbers.tops[0]).caution
+
+
+def test_the_answer_says_who_gives_the_better_probabilities(tmp_path: Path) -> None:
+    numbers = numbers_of(tmp_path / "quick", Plan(strategies={"scratch": 0.5, "fine_tune": 0.8}))
+    assert "log loss" not in answer(numbers, numbers.tops[0]).caution
+    losses = numbers.strategies.assign(log_loss=numbers.strategies["strategy"].map({"scratch": 0.4, "fine_tune": 0.9}))
+    said = answer(replace(numbers, strategies=losses), numbers.tops[0]).caution
+    assert "By log loss `scratch` is best (0.40; `fine_tune` 0.90)" in said
+
+
+def test_tuning_shows_what_every_scale_reached_which_was_chosen_and_ties(tmp_path: Path) -> None:
+    tables = load(write_tables(tmp_path / "quick", Plan(strategies={"scratch": 0.5, "fine_tune": 0.8})))
+    assert origins.tuning_rows(findings.compute(tables)).rows == ()
+    reached = {"scratch": {0.1: (0.2, 0.4), 1.0: (0.5, 0.7)}, "fine_tune": {0.1: (0.5, 0.7), 1.0: (0.4, 0.8)}}
+    pilots = [
+        {
+            **tables.runs.iloc[0],
+            "role": "pilot",
+            "strategy": name,
+            "lr_scale": scale,
+            "seed": 1000 + i,
+            "val_accuracy": v,
+        }
+        for name, scales in reached.items()
+        for scale, values in scales.items()
+        for i, v in enumerate(values)
+    ]
+    table = origins.tuning_rows(findings.compute(replace(tables, tune=pd.DataFrame(pilots))))
+    assert table.header == ("Images a class", "Strategy", "×0.1", "×1")
+    assert table.rows == (("100", "`scratch`", "30.0", "**60.0**"), ("100", "`fine_tune`", "60.0 =", "**60.0** ="))
+
+
+def test_the_best_rate_of_a_sweep_is_set_beside_the_strategies(tmp_path: Path) -> None:
+    plan = Plan(strategies={"fine_tune": 0.6, "last_block": 0.7}, sweep={"fine_tune_one_rate": (10.0, 1.0)})
+    numbers = numbers_of(tmp_path / "quick", plan)
+    (sweep,) = numbers.sweeps
+    runs = numbers.tables.runs.query("strategy == 'last_block' and seed < 2").set_index("seed")["test_accuracy"]
+    ours = numbers.tables.sweep.query("lr_scale == 1").set_index("seed")["test_accuracy"]
+    said = wording.sweep_words(numbers, sweep)[-1]
+    assert f"1e-4 gets +{(ours - runs).mean() * 100:.1f} points" in said
+    assert "against `last_block` (2 seeds)" in said
+
+
+def test_classes_that_gain_and_classes_that_lose_are_named(tmp_path: Path) -> None:
+    numbers = numbers_of(tmp_path / "quick", Plan())
+    row = replace(numbers.robust[0], classes_better=("functional",), classes_worse=("defective",))
+    said = wording.robustness_words(replace(numbers, robust=(row,)))
+    assert f"both ways: `{row.strategy}` is better on functional and worse on defective." in said
+    assert "both ways" not in wording.robustness_words(replace(numbers, robust=(replace(row, classes_worse=()),)))
+
+
+def test_times_name_the_machine_of_each_strategy_where_there_are_several(tmp_path: Path) -> None:
+    two = ({"device": "A", "timed": ["scratch"]}, {"device": "B", "timed": ["fine_tune", "lp_ft"]})
+    limits = wording.limits(numbers_of(tmp_path / "two", Plan(environments=two)))
+    (times,) = [line for line in limits if line.startswith("**Times")]
+    assert "On A: `scratch`. On B: `fine_tune` and `lp_ft`." in times
+    limits = wording.limits(numbers_of(tmp_path / "one", Plan(environments=two[:1])))
+    assert not any("On A:" in line for line in limits)
 
 
 def test_the_recipe_of_an_ablation_names_the_scale_of_the_strategy_it_changes(tmp_path: Path) -> None:
