@@ -268,7 +268,7 @@ def forest(pairs: pd.DataFrame, seeds: pd.DataFrame, looks: Looks, axis: str) ->
                 [row["difference"]],
                 [y],
                 marker=marker,
-                markersize=9 if told else 7.5,
+                markersize=6.5 if told else 5.5,  # smaller than most intervals are wide
                 color=colour,
                 markerfacecolor=colour if told else "white",
                 markeredgecolor="white" if told else colour,
@@ -826,7 +826,7 @@ def claims(judged: pd.DataFrame) -> Figure:
         colour = shade.get(row["verdict"], GREY)
         panel.plot([row["low"], row["high"]], [y, y], color=colour, linewidth=2.5, zorder=3)
         face = colour if row["verdict"] in shade else "white"
-        panel.plot([row["effect"]], [y], marker="o", color=colour, markerfacecolor=face, markersize=7, zorder=4)
+        panel.plot([row["effect"]], [y], marker="o", color=colour, markerfacecolor=face, markersize=5, zorder=4)
         panel.plot([row["margin"]] * 2, [y - 0.36, y + 0.36], color=OKABE_ITO["orange"], linewidth=2.2, zorder=2)
         panel.text(
             1.01, y, row["verdict"], transform=panel.get_yaxis_transform(), va="center", fontsize=NARROW, color=INK
