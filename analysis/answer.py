@@ -252,10 +252,21 @@ def _caution(numbers: Numbers, top: Top) -> str:
             f"Not told apart does not mean equal: between a typical pair, a true difference below about "
             f"{percent(float(found.median()))} points would be missed more than one time in five, before correction."
         )
-    parts += _tuned_on_few(numbers, top)
+    parts += _tuned_on_few(numbers, top) + _at_the_edge(numbers, top)
     if _so_far(numbers, top.per_class):
         parts.append("Some declared runs of strategies are missing; they are named under Limits.")
     return " ".join(parts)
+
+
+def _at_the_edge(numbers: Numbers, top: Top) -> list[str]:
+    """Whose rates were the highest or the lowest that tuning tried."""
+    tried = numbers.tables.tune["lr_scale"]
+    used = numbers.tables.provenance["parameters"].get("lr_scales", {}).get(str(top.per_class), {})
+    names = [name for name in numbers.names if used.get(name) in (tried.min(), tried.max())] if len(tried) else []
+    if not names:
+        return []
+    which = "rate lies" if len(names) == 1 else "rates lie"
+    return [f"The tuned {which} at the edge of those tried for {joined(names)}: a better one may lie beyond."]
 
 
 def _tuned_on_few(numbers: Numbers, top: Top) -> list[str]:

@@ -33,7 +33,7 @@ def lines(reports: Path, study: str) -> list[str]:
     said += ["", f"{means} {numbers.over}].{judged}", ""]
     for top in numbers.tops:
         advice = answer(numbers, top)
-        said += [" ".join(filter(None, (f"- {advice.headline}", advice.reference, advice.caution)))]
+        said += [f"- {advice.headline} {advice.caution}".rstrip()]
     return said
 
 

@@ -384,7 +384,10 @@ def test_tuning_shows_what_every_scale_reached_which_was_chosen_and_ties(tmp_pat
         for scale, values in scales.items()
         for i, v in enumerate(values)
     ]
-    table = origins.tuning_rows(findings.compute(replace(tables, tune=pd.DataFrame(pilots))))
+    numbers = findings.compute(replace(tables, tune=pd.DataFrame(pilots)))
+    edge = "The tuned rates lie at the edge of those tried for `scratch` and `fine_tune`: a better one may lie beyond."
+    assert edge in answer(numbers, numbers.tops[0]).caution  # 1 is the highest of the two scales
+    table = origins.tuning_rows(numbers)
     assert table.header == ("Images a class", "Strategy", "×0.1", "×1")
     assert table.rows == (("100", "`scratch`", "30.0", "**60.0**"), ("100", "`fine_tune`", "60.0 =", "**60.0** ="))
 
