@@ -181,7 +181,7 @@ def _log_loss(top: Top, rows: Mapping[str, dict[str, Any]]) -> str:
 
 
 def _ablation(numbers: Numbers, top: Top) -> str:
-    """The best ablation, where one does better than the strategy it changes: it was not among those compared."""
+    """The best ablation, where it does better than what it changes and than the strategies: it was not compared."""
     mine = numbers.ablations[numbers.ablations["per_class"] == top.per_class]
     mine = mine[~mine["ablation"].isin([name for size, name in numbers.twins if size == top.per_class])]
     better = mine[(mine["low"] > 0) & (mine["k"] >= DECIDED_FROM)]
@@ -192,6 +192,8 @@ def _ablation(numbers: Numbers, top: Top) -> str:
     runs = numbers.tables.ablations
     ours = runs[(runs["strategy"] == row["ablation"]) & (runs["lr_scale"] == row["lr_scale"])]
     found = findings.between(numbers.tables, top.per_class, best, ours)
+    if found and found["difference"] <= 0:
+        return ""  # worth a row among the ablations, but no word beside the advice
     against = f", and {gain_words({**found})} on `{best}`" if found and best != row["of"] else ""
     among = (
         "the one ablation of this size"

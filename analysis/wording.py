@@ -432,7 +432,7 @@ def limits(numbers: Numbers) -> list[str]:
             "**Diverged runs stay in.** A diverged run predicts the first class for every image and enters every mean "
             "and pair with that accuracy."
         )
-    environments = provenance["environments"]
+    environments = [e for e in provenance["environments"] if e.get("timed", True)]  # of final runs, where that is known
     devices = sorted({str(environment.get("device", "?")) for environment in environments})
     threads = sorted({counted(int(environment["threads"]), "thread") for environment in environments})
     one = "one machine" if len(devices) == 1 else f"{len(devices)} machines, so compare them with care"

@@ -342,6 +342,10 @@ def test_an_ablation_that_does_better_is_named_beside_the_answer_and_one_that_do
     assert worse not in said
     only_worse = numbers_of(tmp_path / "worse", Plan(ablations={worse: ("last_block", -6.0)}))
     assert "One change to look at" not in answer(only_worse, only_worse.tops[0]).caution
+    two = {"last_block": 0.6, "fine_tune": 0.8}
+    far = numbers_of(tmp_path / "far", Plan(strategies=two, ablations={worse: ("last_block", 10.0)}))
+    assert far.ablations["low"].item() > 0  # better than what it changes, and still no match for the best strategy
+    assert "One change to look at" not in answer(far, far.tops[0]).caution
 
 
 def test_an_ablation_that_is_a_strategy_by_another_name_is_told_and_not_advised(tmp_path: Path) -> None:
