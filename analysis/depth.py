@@ -149,7 +149,8 @@ def _start_words(summary: pd.DataFrame, start: str) -> Iterator[str]:
         parts.append(f"makes no difference that shows with {'; with '.join(open_)} frozen")
     costs = [row["cost"] for row in rows]
     grows = all(later >= sooner for sooner, later in pairwise(costs))
-    order = "grows with every group that is frozen" if grows else "does not grow with every group that is frozen"
+    falls = all(later <= sooner for sooner, later in pairwise(costs))
+    order = f"{'grows' if grows else 'falls' if falls else 'does not grow'} with every group that is frozen"
     shape = f" On average the cost {order}." if len(rows) > 1 else ""
     yield f"**From {start}**, freezing {'; it '.join(parts)} (paired by seed, 95% intervals in the table).{shape}"
 

@@ -91,3 +91,11 @@ def test_the_report_has_the_section_where_there_are_runs_for_it_and_not_elsewher
         assert (folder / "figures" / name).stat().st_size
     report.write(write_tables(tmp_path / "flat", Plan(epochs=4)))
     assert "## Depth" not in (tmp_path / "flat" / "report.md").read_text()
+
+
+def test_a_cost_that_falls_with_every_frozen_group_is_said_to_fall(tmp_path: Path) -> None:
+    gains = {"from_stage4": ("fine_tune", 10.0), "from_stage3": ("fine_tune", 6.0), "from_stage1": ("fine_tune", 2.0)}
+    (found,) = depth.measured(numbers_of(tmp_path, replace(SERIES, ablations=gains)))
+    (pretrained,) = depth.words(found)
+    assert "freezing gains " in pretrained
+    assert "On average the cost falls with every group that is frozen." in pretrained
