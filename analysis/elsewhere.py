@@ -65,9 +65,11 @@ def _variants(claim: Claim, sizes: Sequence[int], strategies: Mapping[str, Block
         for size in sizes:
             if size != claim.per_class:
                 yield size_name(size), replace(claim, per_class=size)
+    # A claim on one change compares a strategy with an ablation of it: another ablation there would be two changes.
+    changed = {strategies.get(runs.strategy, {}).get("of") for runs in sides}
     for name, block in strategies.items():
         of = block.get("of")
-        if Runs(str(of)) not in sides or _learning(block) != _learning(strategies[str(of)]):
+        if of in changed or Runs(str(of)) not in sides or _learning(block) != _learning(strategies[str(of)]):
             continue
         better, worse = (Runs(name) if side == Runs(str(of)) else side for side in (part.better, part.worse))
         swapped = replace(part, better=better, worse=worse)

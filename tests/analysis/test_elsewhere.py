@@ -47,6 +47,12 @@ def test_what_reads_the_same_is_counted_and_a_size_without_all_its_runs_is_not(t
     assert found(tmp_path / "lacking", lacking, CLAIM) is None
 
 
+def test_a_claim_on_one_change_is_not_measured_with_two(tmp_path: Path) -> None:
+    ablations = {CHANGED: ("fine_tune", 20.0), "fine_tune_other": ("fine_tune", -20.0)}
+    change = replace(CLAIM, parts=(Part(Runs(CHANGED), Runs("fine_tune"), "test_accuracy", 1.0),))
+    assert found(tmp_path, replace(PLAN, ablations=ablations), change) is None
+
+
 def test_claims_that_are_not_judged_here_and_those_on_rates_are_left_out(tmp_path: Path) -> None:
     rates = Part(Runs("fine_tune", 1.0), Runs("fine_tune", 100.0), "test_accuracy", 1.0)
     claims = (replace(CLAIM, study="another"), replace(CLAIM, id="rates", parts=(rates,)))
