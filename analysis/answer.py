@@ -8,6 +8,7 @@ from typing import Any
 
 from analysis import findings
 from analysis.findings import CITABLE_FROM, DECIDED_FROM, REFERENCE, Numbers, Top
+from analysis.tables import used_scale
 from analysis.words import bracket, counted, gain_words, joined, percent, seconds, share, size_words
 
 ABOUT_THE_SAME = 1.25  # times the seconds of the cheapest
@@ -263,8 +264,8 @@ def _caution(numbers: Numbers, top: Top) -> str:
 def _at_the_edge(numbers: Numbers, top: Top) -> list[str]:
     """Whose rates were the highest or the lowest that tuning tried."""
     tried = numbers.tables.tune["lr_scale"]
-    used = numbers.tables.provenance["parameters"].get("lr_scales", {}).get(str(top.per_class), {})
-    names = [name for name in numbers.names if used.get(name) in (tried.min(), tried.max())] if len(tried) else []
+    edges, provenance = (tried.min(), tried.max()), numbers.tables.provenance
+    names = [name for name in numbers.names if used_scale(provenance, top.per_class, name) in edges]
     if not names:
         return []
     which = "rate lies" if len(names) == 1 else "rates lie"

@@ -9,17 +9,12 @@ import numpy as np
 import pandas as pd
 
 from analysis.findings import strategy_order
+from analysis.tables import used_scale
 from analysis.words import NONE, Table
 
 Rule = Literal["steepest", "tenth_of_lowest"]
 RULES: Mapping[Rule, str] = {"steepest": "steepest slope", "tenth_of_lowest": "a tenth of the lowest point"}
 COLUMNS = ["strategy", "per_class", "k", "used", "rule", "found", "middle", "low", "high", "times"]
-
-
-def used_scale(provenance: Mapping[str, Any], per_class: int, strategy: str) -> float:
-    """What the final runs multiplied the rates of a strategy by; 1 where nothing was tuned."""
-    scales: Mapping[str, float] = provenance["parameters"].get("lr_scales", {}).get(str(per_class), {})
-    return float(scales.get(strategy, 1.0))
 
 
 def compared(suggestions: pd.DataFrame, provenance: Mapping[str, Any]) -> pd.DataFrame:

@@ -12,7 +12,7 @@ import pandas as pd
 
 from analysis.findings import Numbers, strategy_order
 from analysis.plots import rate_text
-from analysis.tables import GROUPS, size_name
+from analysis.tables import GROUPS, size_name, used_scale
 from analysis.words import NONE, Table, cell, counted, joined_words, percent, seconds, size_number
 
 
@@ -112,7 +112,6 @@ def tuning_rows(numbers: Numbers) -> Table:
     """What each scale of the rates reached in tuning, in percent; the chosen one bold, ties of the best marked."""
     tune = numbers.tables.tune
     scales = sorted(tune["lr_scale"].unique())
-    chosen = numbers.tables.provenance["parameters"].get("lr_scales", {})
     rows = []
     names = strategy_order(tune["strategy"].unique().tolist())
     for per_class, name in product(sorted(tune["per_class"].unique()), names):
@@ -123,7 +122,7 @@ def tuning_rows(numbers: Numbers) -> Table:
         for scale in scales:
             reached = percent(float(means.get(scale, np.nan)))
             best = scale in means.index and np.isclose(means[scale], means.max())
-            bold = scale == chosen.get(str(per_class), {}).get(name)
+            bold = scale == used_scale(numbers.tables.provenance, per_class, name)
             cells.append((f"**{reached}**" if bold else reached) + (" =" if best and tied else ""))
         rows.append((size_number(int(per_class)), f"`{name}`", *cells))
     header = ("Images a class", "Strategy", *(f"×{scale:g}" for scale in scales))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -219,6 +219,12 @@ def _column(text: pd.Series[str], name: str, path: Path) -> pd.Series[Any]:
 def _line(rows: pd.Series[str]) -> int:
     """The line of a file that the first of these rows stands on, the header being line 1."""
     return int(rows.index[0]) + 2
+
+
+def used_scale(provenance: Mapping[str, Any], per_class: int, strategy: str) -> float:
+    """What the final runs multiplied the rates of a strategy by; 1 where nothing was tuned."""
+    scales: Mapping[str, float] = provenance["parameters"].get("lr_scales", {}).get(str(per_class), {})
+    return float(scales.get(strategy, 1.0))
 
 
 def size_name(per_class: int) -> str:

@@ -255,17 +255,19 @@ def _best_rate_words(numbers: Numbers, sweep: Sweep) -> list[str]:
     ours = runs[(runs["strategy"] == sweep.strategy) & (runs["lr_scale"] == best.lr_scale)]
     top = str(sized.sort_values("test_accuracy")["strategy"].iloc[-1])
     changed = numbers.tables.provenance["parameters"]["strategies"].get(sweep.strategy, {}).get("of")
-    parts = [
-        f"{signed(found['difference'])} points {bracket(found['low'], found['high'])} of test accuracy against `{name}`"
+    measured = {
+        name: found
         for name in dict.fromkeys((changed, top))
         if name and (found := findings.between(numbers.tables, sweep.per_class, name, ours))
-    ]
-    if not parts:
+    }
+    if not measured:
         return []
+    k = min(found["k"] for found in measured.values())
+    parts = [f"{gain_words(found)} of test accuracy against `{name}`" for name, found in measured.items()]
     label = rate_of(numbers, sweep.strategy, best.lr_scale)[0]
     return [
         f"Beside the strategies of this size, at the rates they have here: {label} gets {'; '.join(parts)} "
-        f"({counted(best.k, 'seed')}). It was chosen among {len(sweep.rates)} rates with the help of the watched "
+        f"({counted(k, 'seed')}). It was chosen among {len(sweep.rates)} rates with the help of the watched "
         "images, so this is a description and no verdict."
     ]
 
