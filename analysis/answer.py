@@ -6,10 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from analysis import findings
 from analysis.findings import CITABLE_FROM, DECIDED_FROM, REFERENCE, Numbers, Top
+from analysis.plots import signed
 from analysis.tables import used_scale
-from analysis.words import bracket, counted, gain_words, joined, percent, seconds, share, size_words
+from analysis.words import bracket, counted, gain_words, joined, joined_words, percent, seconds, share, size_words
 
 ABOUT_THE_SAME = 1.25  # times the seconds of the cheapest
 FEW_FOR_TUNING = 100  # images: judged on fewer, two equally good rates often differ by some 10 points
@@ -60,8 +63,9 @@ def answer(numbers: Numbers, top: Top) -> Answer:
         reasons.append(_cheapest(costs) if len(costs) > 1 else _cost(costs[0]))
     caution = [
         _caution(numbers, top),
-        _left_out(top, rows),
+        _left_out(numbers, top, rows),
         _diverged(top, rows),
+        _one_class(numbers, top.per_class),
         _log_loss(top, rows),
         _ablation(numbers, top),
         _uneven(numbers, rows),
@@ -140,12 +144,13 @@ def _cheapest(rows: Sequence[dict[str, Any]]) -> str:
     )
 
 
-def _left_out(top: Top, rows: Mapping[str, dict[str, Any]]) -> str:
+def _left_out(numbers: Numbers, top: Top, rows: Mapping[str, dict[str, Any]]) -> str:
     said = []
     if top.doubtful:
         said.append(
             f"Not ruled out, but leaning worse: {joined(top.doubtful)} (a 95% interval against each lies wholly below "
             "zero, though the difference is not clear once corrected for the number of comparisons)."
+            + _balanced(numbers, top)
         )
     if top.unstable and top.state == "decided":
         often = ", ".join(f"`{name}` ({rows[name]['diverged']} of {rows[name]['k']} runs)" for name in top.unstable)
@@ -154,6 +159,29 @@ def _left_out(top: Top, rows: Mapping[str, dict[str, Any]]) -> str:
         few = ", ".join(f"`{name}` ({counted(rows[name]['k'], 'run')})" for name in top.thin)
         said.append(f"Too few runs to judge: {few}.")
     return " ".join(said)
+
+
+def _balanced(numbers: Numbers, top: Top) -> str:
+    """Which strategies that accuracy does not rule out do worse than the reference by balanced accuracy."""
+    worse = [
+        f"`{row.strategy}` loses {signed(-row.balanced[0]).removeprefix('+')} points "
+        f"{bracket(-row.balanced[2], -row.balanced[1], 'without')}"
+        for row in numbers.robust
+        if row.per_class == top.per_class and row.strategy in top.doubtful and row.balanced[2] < 0
+    ]
+    if not numbers.uneven or not worse:
+        return ""
+    found = f"{joined_words(worse)} against `{REFERENCE}`"
+    return f" By balanced accuracy, which the size of the classes does not sway, {found}."
+
+
+def _one_class(numbers: Numbers, per_class: int) -> str:
+    """Which strategies gave every test image the same class in some runs."""
+    often = [
+        f"from `{name}` in {one} of {counted(k, 'run')}"
+        for name, (one, k) in findings.one_class(numbers.tables, per_class).items()
+    ]
+    return f"All test images got the same class {joined_words(often)}." if often else ""
 
 
 def _diverged(top: Top, rows: Mapping[str, dict[str, Any]]) -> str:
@@ -168,13 +196,13 @@ def _diverged(top: Top, rows: Mapping[str, dict[str, Any]]) -> str:
 
 
 def _log_loss(top: Top, rows: Mapping[str, dict[str, Any]]) -> str:
-    """Who gives the best probabilities, where it is not one of the strategies advised for their accuracy."""
+    """Who gives the best probabilities, where it is not the strategy that is advised first for its accuracy."""
     if top.state != "decided" or not top.members:
         return ""
     best = min(rows.values(), key=lambda row: float(row["log_loss"]))
-    if best["strategy"] in top.members:
+    if f"{best['log_loss']:.2f}" == f"{rows[top.members[0]]['log_loss']:.2f}":
         return ""
-    others = ", ".join(f"`{name}` {rows[name]['log_loss']:.2f}" for name in top.members)
+    others = ", ".join(f"`{name}` {rows[name]['log_loss']:.2f}" for name in top.members if name != best["strategy"])
     return (
         f"**Accuracy decides here.** By log loss `{best['strategy']}` is best ({best['log_loss']:.2f}; {others}): "
         "where probabilities matter, read that column too."
@@ -190,6 +218,10 @@ def _ablation(numbers: Numbers, top: Top) -> str:
         return ""
     row = better.sort_values("test_accuracy").iloc[-1]
     best = max(top.members, key=lambda name: float(numbers.of(top.per_class, name)["test_accuracy"]))
+    advised = numbers.of(top.per_class, best)
+    # Ablations are trained whenever there is time, beside other work: the time of what they change says more.
+    changed = numbers.of(top.per_class, row["of"])["seconds"] if row["of"] in numbers.names else float("nan")
+    takes = f", a run like one of `{row['of']}` takes {seconds(changed)}" if np.isfinite(changed) else ""
     runs = numbers.tables.ablations
     ours = runs[(runs["strategy"] == row["ablation"]) & (runs["lr_scale"] == row["lr_scale"])]
     found = findings.between(numbers.tables, top.per_class, best, ours)
@@ -203,8 +235,10 @@ def _ablation(numbers: Numbers, top: Top) -> str:
     )
     return (
         f"**One change to look at:** paired over {counted(int(row['k']), 'seed')}, `{row['ablation']}` gains "
-        f"{gain_words({**row})} on `{row['of']}`{against}; it gets {percent(row['test_accuracy'])}%. It is {among}: "
-        "but for what a claim fixed beforehand says of it, this is a reason to look further, not a result."
+        f"{gain_words({**row})} on `{row['of']}`{against}; it gets {percent(row['test_accuracy'])}% "
+        f"(log loss {row['log_loss']:.2f}{takes}; `{best}`: {advised['log_loss']:.2f}, "
+        f"{seconds(advised['seconds'])} a run). It is {among}: a reason to look further, not a result, "
+        "but for what *Claims* says of it."
     )
 
 
@@ -241,7 +275,9 @@ def _against_reference(numbers: Numbers, top: Top, rows: Mapping[str, dict[str, 
 
 
 def _caution(numbers: Numbers, top: Top) -> str:
-    found = numbers.pairs[numbers.pairs["per_class"] == top.per_class]["smallest_detectable"].dropna()
+    alike = top.members if len(top.members) > 1 else (*top.members, *top.doubtful)
+    sized = numbers.pairs[numbers.pairs["per_class"] == top.per_class]
+    found = sized.loc[sized["a"].isin(alike) & sized["b"].isin(alike), "smallest_detectable"].dropna()
     parts = []
     if top.state == "one strategy":
         return ""
@@ -252,10 +288,10 @@ def _caution(numbers: Numbers, top: Top) -> str:
         )
     if len(found) and top.state == "decided" and len(top.members) + len(top.doubtful) != 1:
         parts.append(
-            f"Not told apart does not mean equal: between a typical pair, a true difference below about "
+            f"Not told apart does not mean equal: between a typical pair of them, a true difference below about "
             f"{percent(float(found.median()))} points would be missed more than one time in five, before correction."
         )
-    parts += _tuned_on_few(numbers, top) + _at_the_edge(numbers, top)
+    parts += tuned_on_few(numbers, top.per_class) + _at_the_edge(numbers, top)
     if _so_far(numbers, top.per_class):
         parts.append("Some declared runs of strategies are missing; they are named under Limits.")
     return " ".join(parts)
@@ -272,16 +308,17 @@ def _at_the_edge(numbers: Numbers, top: Top) -> list[str]:
     return [f"The tuned {which} at the edge of those tried for {joined(names)}: a better one may lie beyond."]
 
 
-def _tuned_on_few(numbers: Numbers, top: Top) -> list[str]:
+def tuned_on_few(numbers: Numbers, per_class: int) -> list[str]:
     """What a reader has to know where tuning could hardly tell rates apart."""
-    images = numbers.tuned_on(top.per_class)
+    images = numbers.tuned_on(per_class)
     if images is None or images >= FEW_FOR_TUNING:
         return []
-    sized = numbers.strategies[numbers.strategies["per_class"] == top.per_class]
+    sized = numbers.strategies[numbers.strategies["per_class"] == per_class]
     slow = [str(row["strategy"]) for row in sized.to_dict("records") if row["train_accuracy"] < HARDLY_LEARNT]
     written = (
-        f"**Rates were chosen on only {counted(images, 'image')}**, as somebody with so few would have to: a "
-        "difference here is one between strategies tuned that way, and a place may be owed to an unlucky rate"
+        f"**Rates were chosen on only {counted(images, 'image')}**, little more than somebody with so few could spare, "
+        "once for all seeds: a difference here is one between strategies tuned that way, a place may be owed to an "
+        "unlucky rate, and no interval contains that luck"
     )
     if slow:
         written += f" (below {HARDLY_LEARNT}% even on their training images: {joined(slow)})"

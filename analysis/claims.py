@@ -25,7 +25,7 @@ METRICS: Mapping[str, str] = {
     "balanced_accuracy": "points of balanced test accuracy",
     "train_accuracy": "points of training accuracy",
     "gap": "points of training minus test accuracy",
-    "drift": "percent of the backbone's starting length",
+    "drift": "percent of a group's starting length",
 }
 RATIO_EXPECTED = (10, 100)
 
@@ -57,6 +57,12 @@ class Part:
     margin: float
     minus_at: int | None = None  # the same difference at this size is taken off
 
+    @property
+    def unit(self) -> str:
+        """What the difference is counted in."""
+        averaged = self.metric == "drift" and self.better.group is None
+        return METRICS[self.metric] + (", on average over the backbone's groups" if averaged else "")
+
 
 @dataclass(frozen=True)
 class Described:
@@ -80,6 +86,7 @@ class Claim:
     family: Family
     parts: tuple[Part, ...]
     described: Described | None = None
+    known: str = ""  # which runs had been seen when it was written, where some had
 
     @property
     def condition(self) -> str:
@@ -94,6 +101,7 @@ class _Tested:
     part: Part
     paired: Paired | None  # None: the differences are all identical
     diverged: tuple[str, ...]
+    halves: str = ""  # of a gap: what training and test accuracy have to do with it
 
 
 # --- reading --------------------------------------------------------------------------------------------------------
@@ -114,7 +122,7 @@ def load_claims(path: Path = LEDGER) -> tuple[Claim, ...]:
 
 def _claim(entry: Mapping[str, Any]) -> Claim:
     name = str(entry.get("id", "a claim without id"))
-    _keys(name, entry, {"id", "rule", "source", "study", "per_class", "family"}, {"parts", "described"})
+    _keys(name, entry, {"id", "rule", "source", "study", "per_class", "family"}, {"parts", "described", "known"})
     if ("parts" in entry) == ("described" in entry):
         raise ClaimsError(f"{name}: give either parts or described")
     if entry["family"] not in ("claims", "exploratory"):
@@ -132,6 +140,7 @@ def _claim(entry: Mapping[str, Any]) -> Claim:
         family=entry["family"],
         parts=tuple(_part(name, part) for part in entry.get("parts", ())),
         described=described,
+        known=" ".join(str(entry.get("known", "")).split()),
     )
 
 
@@ -265,7 +274,7 @@ def _shown(per_class: int, tested: _Tested) -> str:
     return (
         f"{part.better} minus {part.worse} with {size_name(per_class)}{change}: {_signed(pair.difference)} "
         f"[{_signed(pair.low)}, {_signed(pair.high)}] "
-        f"{METRICS[part.metric]} over {pair.k} seeds, margin {part.margin:g}"
+        f"{part.unit} over {pair.k} seeds, margin {part.margin:g}{tested.halves}"
     )
 
 
@@ -335,7 +344,20 @@ def _test(claim: Claim, part: Part, tables: Mapping[str, pd.DataFrame]) -> _Test
             paired = difference_of_differences(*paired_values[0], *paired_values[1], margin=part.margin)
     except ValueError:
         return _Tested(part, None, flags)
-    return _Tested(part, paired, flags)
+    return _Tested(part, paired, flags, _halves(claim.per_class, part, tables))
+
+
+def _halves(per_class: int, part: Part, tables: Mapping[str, pd.DataFrame]) -> str:
+    """The two differences that a difference of gaps is made of: a gap narrows too where training only gets worse."""
+    if part.metric != "gap" or part.minus_at is not None:
+        return ""
+    said = []
+    for metric in ("train_accuracy", "test_accuracy"):
+        better, worse = (_values(runs, metric, per_class, tables) for runs in (part.better, part.worse))
+        said.append(
+            f"{_signed(float((better - worse).dropna().mean()))} of {METRICS[metric].removeprefix('points of ')}"
+        )
+    return f" (made of {' and '.join(said)})"
 
 
 def _cells(runs: Runs, per_class: int, tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
@@ -395,6 +417,8 @@ def _description(claim: Claim, tables: Mapping[str, pd.DataFrame], study: str) -
     tried = tables["tune"]["lr_scale"]
     edge = [name for name in (of, against) if best[name] in (tried.min(), tried.max())]
     beyond = f"; the rate of {' and of '.join(edge)} lies at the edge of those tried" if edge else ""
+    if len(edge) == 2 and best[of] == best[against]:
+        beyond += ", at the same end, so that this is the ratio of the rates as written, and the best one is not known"
     return (
         f"described, not judged: the best rate of {of} was {rates[0]:.1e}, of {against} {rates[1]:.1e}, a ratio of "
         f"{ratio:g}, {where} {low} to {high}{beyond}"

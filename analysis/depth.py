@@ -13,12 +13,25 @@ import pandas as pd
 from analysis import findings
 from analysis.findings import DECIDED_FROM, Numbers
 from analysis.plots import signed
-from analysis.tables import GROUPS, Tables
+from analysis.tables import GROUPS, Tables, group_rates
 from analysis.words import NONE, Table, bracket, counted, joined, percent
 
 COLUMNS = ["start", "first", "strategy", "k", "mean", "low", "high", "cost", "cost_low", "cost_high"]
 DEPTHS_AT_LEAST = 2  # with runs, beside everything learning: one alone says nothing of how the cost grows
 STARTS: Mapping[str, str] = {"pretrained": "pretrained weights", "none": "random weights"}
+
+
+@dataclass(frozen=True)
+class Beside:
+    """Everything learning with BatchNorm frozen, minus the best depth, which freezes weights as well."""
+
+    start: str
+    ablation: str
+    depth: str
+    k: int
+    difference: float  # points, as its limits
+    low: float
+    high: float
 
 
 @dataclass(frozen=True)
@@ -29,6 +42,7 @@ class Depth:
     summary: pd.DataFrame  # COLUMNS; `first` is the group nearest the input that learns, costs are in points
     runs: pd.DataFrame  # start, first, seed, test_accuracy (percent)
     moved: pd.DataFrame  # strategy, group, weight_distance
+    beside: tuple[Beside, ...]
 
 
 def series(strategies: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, str]]:
@@ -58,8 +72,7 @@ def _rates(block: Mapping[str, Any]) -> dict[str, float]:
     phases = block.get("phases", [])
     if len(phases) != 1:
         return {}
-    rates = phases[0]["lr"]
-    return {group: rates.get(group, rates.get("all")) for group in GROUPS if group in rates or "all" in rates}
+    return group_rates(phases[0]["lr"])
 
 
 def measured(numbers: Numbers) -> list[Depth]:
@@ -102,27 +115,56 @@ def _of_size(numbers: Numbers, size: int, parts: Sequence[tuple[str, str, str, s
             row |= {"cost": lost["difference"], "cost_low": lost["high"], "cost_high": lost["low"]}
         rows.append(row)
         points.append(
-            mine[["seed"]].assign(start=start, first=first, test_accuracy=mine["test_accuracy"].to_numpy() * 100)
+            mine[["strategy", "seed"]].assign(start=start, first=first, test_accuracy=mine["test_accuracy"] * 100)
         )
     summary = pd.DataFrame(rows, columns=COLUMNS)
     # More than, for everything learning is one of the rows.
     several = summary[summary.groupby("start")["start"].transform("size") > DEPTHS_AT_LEAST]
     if several.empty:
         return None
-    shown = pd.concat(points)[["start", "first", "seed", "test_accuracy"]]
+    shown = pd.concat(points)
     shown = shown[shown["start"].isin(several["start"])].reset_index(drop=True)
-    return Depth(size, several.reset_index(drop=True), shown, _moved(numbers.tables, size, several))
+    moved = _moved(numbers.tables, size, shown[["strategy", "seed"]])
+    several, shown = several.reset_index(drop=True), shown[["start", "first", "seed", "test_accuracy"]]
+    return Depth(size, several, shown, moved, tuple(_beside(numbers, several, ablations, parts)))
 
 
-def _moved(tables: Tables, size: int, summary: pd.DataFrame) -> pd.DataFrame:
+def _beside(
+    numbers: Numbers, summary: pd.DataFrame, ablations: pd.DataFrame, parts: Sequence[tuple[str, str, str, str]]
+) -> Iterator[Beside]:
+    """Each start's best depth, by its mean, beside the ablation that freezes BatchNorm and lets everything learn."""
+    blocks = numbers.tables.provenance["parameters"]["strategies"]
+    for start, of in dict.fromkeys((start, of) for start, _, _, of in parts):
+        depths = summary[(summary["start"] == start) & (summary["strategy"] != of)]
+        frozen = [
+            name
+            for name, block in blocks.items()
+            if block.get("of") == of
+            and {**block, "batch_norm": ""} == {**blocks[of], "batch_norm": "", "of": of}
+            and block.get("batch_norm") == "frozen"
+        ]
+        for ablation in frozen if len(depths) else []:
+            depth = str(depths.sort_values("mean")["strategy"].iloc[-1])
+            theirs, ours = (ablations[ablations["strategy"] == name] for name in (depth, ablation))
+            k, found = findings.by_seed(theirs, ours[ours["lr_scale"].isin(theirs["lr_scale"])])
+            if found is not None:
+                yield Beside(start, ablation, depth, k, found.difference, found.low, found.high)
+
+
+def _moved(tables: Tables, size: int, shown: pd.DataFrame) -> pd.DataFrame:
+    """How far each group moved, on average over the runs shown (strategy, seed)."""
     drift = tables.drift[(tables.drift["per_class"] == size) & tables.drift["role"].isin(("final", "ablation"))]
-    table = findings.drift_table(drift[drift["strategy"].isin(summary["strategy"])])
+    table = findings.drift_table(drift.merge(shown, on=["strategy", "seed"]))
     return table[["strategy", "group", "weight_distance"]]
 
 
 def words(depth: Depth) -> list[str]:
     """For each start: down to which group freezing costs something, and whether the cost grows towards the output."""
-    return [sentence for start in STARTS.values() for sentence in _start_words(depth.summary, start)]
+    said: list[str] = []
+    for start in STARTS.values():
+        said += _start_words(depth.summary, start)
+        said += [_beside_words(beside) for beside in depth.beside if beside.start == start]
+    return said
 
 
 def _start_words(summary: pd.DataFrame, start: str) -> Iterator[str]:
@@ -152,7 +194,26 @@ def _start_words(summary: pd.DataFrame, start: str) -> Iterator[str]:
     falls = all(later <= sooner for sooner, later in pairwise(costs))
     order = f"{'grows' if grows else 'falls' if falls else 'does not grow'} with every group that is frozen"
     shape = f" On average the cost {order}." if len(rows) > 1 else ""
-    yield f"**From {start}**, freezing {'; it '.join(parts)} (paired by seed, 95% intervals in the table).{shape}"
+    found = f"**From {start}**, freezing groups {'; it '.join(parts)}"
+    yield f"{found} (paired by seed, 95% intervals in the table).{shape}"
+
+
+def _beside_words(beside: Beside) -> str:
+    """What of the effect of freezing is owed to BatchNorm and not to the weights."""
+    if beside.k < DECIDED_FROM:
+        reading = "open with so few seeds"
+    elif beside.low > 0:
+        reading = "keeping the weights as they were is no gain"
+    elif beside.high < 0:
+        reading = "keeping the weights as they were is a gain too"
+    else:
+        reading = "no gain from keeping the weights as they were shows"
+    return (
+        f"**From {beside.start}, BatchNorm apart:** a frozen group keeps its BatchNorm statistics too. With BatchNorm "
+        f"frozen and every weight learning, `{beside.ablation}` gets {signed(beside.difference)} points "
+        f"{bracket(beside.low, beside.high)} on `{beside.depth}`, the best of these depths "
+        f"({counted(beside.k, 'seed')}): {reading}."
+    )
 
 
 def _frozen(first: str) -> str:

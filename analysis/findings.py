@@ -29,7 +29,6 @@ CLEAR_DROP = 1.0  # points of accuracy below the best rate, and lower in every s
 MOVED_MORE = 2.0  # times the backbone's drift at the best rate
 MOVED_LESS = 0.5  # times the backbone's drift at the best rate
 TRAIN_DROP = 1.0  # points of training accuracy below the best rate
-STILL_FALLING = 0.05  # relative fall of the training loss over the last quarter of the epochs
 
 COMPARISON_COLUMNS = [
     *("study", "per_class", "a", "b", "k", "difference", "low", "high", "p"),
@@ -302,7 +301,7 @@ def backbone_drift(drift: pd.DataFrame) -> pd.DataFrame:
     return backbone.groupby(cell)["weight_distance"].mean().rename("drift").reset_index()
 
 
-What = Literal["best", "diverged", "forgot", "barely moved", "worse", "no clear difference"]
+What = Literal["best", "diverged", "moved too far", "moved too little", "worse", "no clear difference"]
 
 
 @dataclass(frozen=True)
@@ -319,8 +318,7 @@ class Rate:
     what: What
     drop: float  # points below the best rate
     drift_ratio: float  # times the best rate's drift
-    train_drop: float  # points of training accuracy below the best rate
-    still_falling: float  # relative fall of the training loss over the last quarter of the epochs
+    loss: float  # of the training images after the last epoch, mean over the runs that did not diverge
 
 
 @dataclass(frozen=True)
@@ -369,8 +367,7 @@ def _rate(
     diverged = int((mine["status"] == "diverged").sum())
     drift = interval(mine["drift"].to_numpy())[0]
     train = interval(mine["train_accuracy"].to_numpy() * 100)[0]
-    falling = _still_falling(history[history["lr_scale"] == scale])
-    drop = ratio = train_drop = float("nan")
+    drop = ratio = float("nan")
     what: What = "diverged" if diverged else "no clear difference"
     if best is not None and scale == best:
         what = "best"
@@ -384,9 +381,9 @@ def _rate(
         train_drop = interval(top["train_accuracy"].to_numpy() * 100)[0] - train
         if not diverged and drop >= CLEAR_DROP and (drops > 0).all():
             if scale > best and ratio >= MOVED_MORE:
-                what = "forgot"
-            elif scale < best and ratio <= MOVED_LESS and (train_drop >= TRAIN_DROP or falling >= STILL_FALLING):
-                what = "barely moved"
+                what = "moved too far"
+            elif scale < best and ratio <= MOVED_LESS and train_drop >= TRAIN_DROP:
+                what = "moved too little"
             else:
                 what = "worse"
     return Rate(
@@ -400,18 +397,14 @@ def _rate(
         what=what,
         drop=drop,
         drift_ratio=ratio,
-        train_drop=train_drop,
-        still_falling=falling,
+        loss=_last_loss(history, scale, mine.index[mine["status"] == "ok"].tolist()),
     )
 
 
-def _still_falling(history: pd.DataFrame) -> float:
-    """By how much of itself the mean training loss fell over the last quarter of the epochs."""
-    losses = history[(history["split"] == "train") & (history["metric"] == "loss")].groupby("epoch")["value"].mean()
-    if len(losses) < 2:
-        return float("nan")
-    start = losses.iloc[min(len(losses) - 2, (3 * len(losses)) // 4 - 1)]
-    return float((start - losses.iloc[-1]) / start) if start > 0 else float("nan")
+def _last_loss(history: pd.DataFrame, scale: float, seeds: list[int]) -> float:
+    mine = history[(history["lr_scale"] == scale) & history["seed"].isin(seeds)]
+    losses = mine[(mine["split"] == "train") & (mine["metric"] == "loss")]
+    return interval(losses.loc[losses["epoch"] == losses["epoch"].max(), "value"].to_numpy())[0]
 
 
 def phase_gains(history: pd.DataFrame) -> pd.DataFrame:
@@ -465,20 +458,26 @@ def ablation_effects(ablations: pd.DataFrame, runs: pd.DataFrame, of: dict[str, 
         theirs = parents[
             (parents["strategy"] == parent) & (parents["per_class"] == per_class) & (parents["lr_scale"] == lr_scale)
         ]
-        k, found = _by_seed(theirs, mine)
+        k, found = by_seed(theirs, mine)
         row: dict[str, Any] = {"per_class": per_class, "ablation": name, "of": parent, "lr_scale": lr_scale}
         row |= {"k": k, "test_accuracy": float(mine["test_accuracy"].mean() * 100)}
+        row["balanced_accuracy"] = float(mine["balanced_accuracy"].mean() * 100)
+        row["log_loss"] = float(mine["log_loss"].mean())
         row["diverged"] = int((mine["status"] == "diverged").sum())
         if found is not None:
             row |= {"difference": found.difference, "low": found.low, "high": found.high, "p": found.p}
+        _, balanced = by_seed(theirs, mine, "balanced_accuracy")
+        if balanced is not None:
+            row |= {"balanced": balanced.difference, "balanced_low": balanced.low, "balanced_high": balanced.high}
         rows.append(row)
-    columns = ["per_class", "ablation", "of", "lr_scale", "k", "test_accuracy", "diverged"]
-    return pd.DataFrame(rows, columns=[*columns, "difference", "low", "high", "p"])
+    columns = ["per_class", "ablation", "of", "lr_scale", "k", "test_accuracy", "balanced_accuracy", "log_loss"]
+    columns += ["diverged", "difference", "low", "high", "p", "balanced", "balanced_low", "balanced_high"]
+    return pd.DataFrame(rows, columns=columns)
 
 
-def _by_seed(theirs: pd.DataFrame, ours: pd.DataFrame) -> tuple[int, Paired | None]:
-    """How many seeds two sets of runs share, and the difference in test accuracy, ours minus theirs."""
-    a, b = theirs.set_index("seed")["test_accuracy"], ours.set_index("seed")["test_accuracy"]
+def by_seed(theirs: pd.DataFrame, ours: pd.DataFrame, metric: str = "test_accuracy") -> tuple[int, Paired | None]:
+    """How many seeds two sets of runs share, and the difference in an accuracy (points), ours minus theirs."""
+    a, b = theirs.set_index("seed")[metric], ours.set_index("seed")[metric]
     seeds = b.index.intersection(a.index).sort_values()
     return len(seeds), difference_of(_points(a.loc[seeds]), _points(b.loc[seeds]))
 
@@ -497,10 +496,22 @@ def twins(tables: Tables) -> dict[tuple[int, str], str]:
     return found
 
 
+def one_class(tables: Tables, per_class: int) -> dict[str, tuple[int, int]]:
+    """By strategy, in how many final runs all test images got one class, and of how many that did not diverge."""
+    steady = tables.runs[(tables.runs["per_class"] == per_class) & (tables.runs["status"] == "ok")]
+    found = {}
+    for name, mine in steady.groupby("strategy"):
+        predicted = tables.predictions.by(mine["fingerprint"].tolist())
+        one = int((predicted == predicted[:, :1]).all(axis=1).sum())
+        if one:
+            found[str(name)] = (one, len(mine))
+    return {name: found[name] for name in strategy_order(list(found))}
+
+
 def between(tables: Tables, per_class: int, strategy: str, ours: pd.DataFrame) -> dict[str, Any] | None:
     """Runs of an ablation or a sweep minus a final strategy at one size, in points, paired by seed; None: no test."""
     theirs = tables.runs[(tables.runs["strategy"] == strategy) & (tables.runs["per_class"] == per_class)]
-    k, found = _by_seed(theirs, ours[ours["per_class"] == per_class])
+    k, found = by_seed(theirs, ours[ours["per_class"] == per_class])
     return None if found is None else {"k": k, "difference": found.difference, "low": found.low, "high": found.high}
 
 

@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from analysis.claims import METRICS, Claim
+from analysis.claims import Claim
 from analysis.plots import p_value, signed
 from analysis.words import NONE, Table, cell, sentence
+
+VERDICTS = ("supported", "refuted", "open", "not tested")
 
 
 @dataclass(frozen=True)
@@ -48,12 +50,13 @@ def ledger(judged: Sequence[Mapping[str, Any]], claims: Sequence[Claim], study: 
         some = [row for row in judgeable if row["verdict"] != "not tested"]
         if some:
             words += _waiting_words(len(judgeable) - len(some))
-            parts.append(LedgerPart(title, f"{_verdicts(some)}. {words}", _ledger_table(some, by_id)))
+            parts.append(LedgerPart(title, f"{_verdicts(some, VERDICTS[:-1])}. {words}", _ledger_table(some, by_id)))
     untested = [row for row in judged if row["verdict"] == "not tested" and row not in described]
     summary = (
         f"Rules of thumb put to the test: {_verdicts(judged)} (a rule is judged on one study, and this is `{study}`). "
         "A rule and its margin have to be fixed before the runs that judge it: the history of "
-        "`analysis/claims.yaml`, against the commits under Provenance, shows whether they were. *Supported*: the "
+        "`analysis/claims.yaml`, against the commits under Provenance, shows whether they were; where some of the runs "
+        "had been seen, the row says which. *Supported*: the "
         "effect is larger than the margin; *refuted*: it is smaller, or the opposite holds; *open*: these runs "
         "cannot tell; *not tested*: there are no runs for it here."
     )
@@ -68,9 +71,8 @@ def _waiting_words(count: int) -> str:
     return f" {wait}, and with them the correction grows: a verdict with an adjusted p near 0.05 may become open."
 
 
-def _verdicts(judged: Sequence[Mapping[str, Any]]) -> str:
+def _verdicts(judged: Sequence[Mapping[str, Any]], order: Sequence[str] = VERDICTS) -> str:
     """`2 supported, 1 refuted, 3 open, 0 not tested`."""
-    order = ("supported", "refuted", "open", "not tested")
     return ", ".join(f"{sum(row['verdict'] == verdict for row in judged)} {verdict}" for verdict in order)
 
 
@@ -85,10 +87,11 @@ def _ledger_table(judged: Sequence[Mapping[str, Any]], by_id: Mapping[str, Claim
         effect, low, high, p = (_nan_if_none(row[name]) for name in ("effect", "low", "high", "p_holm"))
         shown = NONE
         if np.isfinite(effect):
-            unit = "%" if METRICS[by_id[row["id"]].parts[0].metric].startswith("percent") else "points"
+            unit = "%" if by_id[row["id"]].parts[0].unit.startswith("percent") else "points"
             digits = 1 if unit == "points" or abs(effect) >= 1 else 3
             shown = f"{signed(effect, digits)} [{signed(low, digits)}, {signed(high, digits)}] {unit}"
-        said = [str(row[name]).rstrip(".") for name in ("reason", "needs") if row[name]]
+        known = by_id[row["id"]].known
+        said = [text.rstrip(".") for text in (str(row["reason"] or ""), str(row["needs"] or ""), known) if text]
         reason = ". ".join(map(sentence, said))
         rows.append(
             (

@@ -12,7 +12,7 @@ import pandas as pd
 
 from analysis.findings import Numbers, strategy_order
 from analysis.plots import rate_text
-from analysis.tables import GROUPS, size_name, used_scale
+from analysis.tables import GROUPS, group_rates, size_name, used_scale
 from analysis.words import NONE, Table, cell, counted, joined_words, percent, seconds, size_number
 
 
@@ -131,13 +131,11 @@ def tuning_rows(numbers: Numbers) -> Table:
 
 def _rates_words(rates: Mapping[str, float]) -> str:
     """`all at 1e-4`, or `stem to stage4 at 1e-4, head at 1e-3`."""
-    if set(rates) == {"all"} or (len(rates) == len(GROUPS) and len(set(rates.values())) == 1):
-        return f"all at {rate_text(float(next(iter(rates.values()))))}"
+    by_group = group_rates(rates)
+    if len(by_group) == len(GROUPS) and len(set(by_group.values())) == 1:
+        return f"all at {rate_text(by_group[GROUPS[0]])}"
     runs: list[tuple[list[str], float]] = []
-    for group in ("all", *GROUPS):
-        if group not in rates:
-            continue
-        rate = float(rates[group])
+    for group, rate in by_group.items():
         if runs and runs[-1][1] == rate and GROUPS.index(group) == GROUPS.index(runs[-1][0][-1]) + 1:
             runs[-1][0].append(group)
         else:
@@ -154,7 +152,8 @@ def provenance_rows(numbers: Numbers) -> Table:
     environments = provenance["environments"]
 
     def listed(field: str) -> str:
-        found = dict.fromkeys(str(e[field]) for e in environments if e.get(field) not in (None, ""))
+        tests = provenance.get("range_tests", [])
+        found = dict.fromkeys(str(e[field]) for e in (*environments, *tests) if e.get(field) not in (None, ""))
         return ", ".join(f"`{value}`" for value in found) or NONE
 
     shown = {"dataset", "backbone", "resolution", "per_class", "seeds", "epochs", "batch_size", "learning_rates"}
@@ -173,6 +172,9 @@ def provenance_rows(numbers: Numbers) -> Table:
     steps = provenance["parameters"].get("updates", {})
     counts_of = joined_words([f"{count:,} with {size_name(int(size))}" for size, count in steps.items()])
     updates = f" at most, evened out within an epoch; updates in a run: {counts_of}" if counts_of else ""
+    cells = sum(int(e["cells"]) for e in environments)
+    copies = cells - provenance.get("trainings", cells)
+    copied = f", {copies:,} of them the training of another one, which is stored under both names" if copies else ""
     rows = [
         ("Study", f"`{numbers.tables.study}`"),
         ("Data set", f"{dataset['name']}, from {dataset['source']}, {dataset['licence']}"),
@@ -192,16 +194,17 @@ def provenance_rows(numbers: Numbers) -> Table:
         ("Seeds", seeds),
         *((str(key).replace("_", " ").capitalize(), f"`{value}`") for key, value in others),
         ("Commits of the runs", listed("commit")),
-        ("Parameters, SHA-256", listed("parameters_sha256")),
+        ("Parameters that all runs share (data set, backbone, pixels, epochs, batch size), SHA-256",
+         listed("parameters_sha256")),
         ("Numerics version", listed("numerics_version")),
         ("Device", ", ".join(devices)),
         ("Threads", listed("threads")),
         ("Python", listed("python")),
         ("Versions", ", ".join(f"{name} {' and '.join(sorted(found))}" for name, found in sorted(versions.items()))),
-        ("Runs", f"{sum(int(e['cells']) for e in environments):,}"),
+        ("Runs", f"{cells:,}{copied}"),
         ("First to last run", f"{provenance['started']} to {provenance['finished']} ({seconds(span.total_seconds())})"),
         ("Training time, summed", seconds(float(provenance["training_seconds"]))),
-        ("Commands", ", ".join(dict.fromkeys(f"`{e['command']}`" for e in environments))),
+        ("Commands", listed("command")),
     ]  # fmt: skip
     return Table(("What", "Value"), tuple((name, cell(value)) for name, value in rows))
 

@@ -42,6 +42,7 @@ FIXED_LOOKS = {
 _OTHER_COLOURS = ("yellow", "blue", "vermillion", "green", "purple", "sky", "orange", "black")
 _OTHER_MARKERS = ("*", "<", ">", "p", "h", "d", "8", "H")
 
+TRAINING_BELOW_VALIDATION = 10  # times: further down, a log axis shared with a training loss flattens validation
 WIDTH = 6.7  # inches: 1,005 pixels at DPI
 DPI = 150
 STYLE: dict[str, Any] = {
@@ -409,6 +410,19 @@ def _curve(panel: Axes, runs: pd.DataFrame, colour: str) -> None:
             panel.plot([last["epoch"]], [last["value"]], marker="x", color=shade, markersize=5, markeredgewidth=1.4)
 
 
+def loss_floor(history: pd.DataFrame) -> float | None:
+    """The loss below which a figure of curves is cut off; None where nothing lies below.
+
+    A training loss that falls to a ten-thousandth would leave the validation losses one flat line on a shared axis.
+    history: split, value (loss), status.
+    """
+    values = history.loc[(history["status"] == "ok") & (history["value"] > 0), ["split", "value"]]
+    watched = values.loc[values["split"] == "val", "value"]
+    if watched.empty or values["value"].min() >= watched.min() / TRAINING_BELOW_VALIDATION:
+        return None
+    return float(watched.min() / TRAINING_BELOW_VALIDATION)
+
+
 def _curve_axes(panels: npt.NDArray[Any], columns: int, history: pd.DataFrame, metric: str) -> None:
     """Labels and limits: of the runs that did not diverge, so that what they did stays readable."""
     steady = history.loc[history["status"] == "ok", "value"].to_numpy(dtype=np.float64)
@@ -416,7 +430,9 @@ def _curve_axes(panels: npt.NDArray[Any], columns: int, history: pd.DataFrame, m
         steady = history["value"].to_numpy(dtype=np.float64)
     steady = steady[np.isfinite(steady) & ((steady > 0) | (metric == "accuracy"))]
     low, high = (float(steady.min()), float(steady.max())) if len(steady) else (0.0, 1.0)
-    logarithmic = metric == "loss" and high > 10 * low > 0
+    floor = loss_floor(history) if metric == "loss" else None
+    bottom = floor or low / 1.2
+    logarithmic = metric == "loss" and high > 12 * bottom > 0
     label = "accuracy (%)" if metric == "accuracy" else "loss (log scale)" if logarithmic else "loss"
     for i, panel in enumerate(panels):
         if i % columns == 0:
@@ -427,8 +443,8 @@ def _curve_axes(panels: npt.NDArray[Any], columns: int, history: pd.DataFrame, m
             panel.set_xlabel("epoch")
         if logarithmic:
             panel.set_yscale("log")
-            panel.set_ylim(low / 1.2, high * 1.2)
-            _plain_log_ticks(panel.yaxis, low / 1.2, high * 1.2)
+            panel.set_ylim(bottom, high * 1.2)
+            _plain_log_ticks(panel.yaxis, bottom, high * 1.2)
         elif high > low:
             room = 0.06 * (high - low)
             panel.set_ylim(low - room, high + room)

@@ -20,7 +20,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from analysis import depth, elsewhere, exercises, finder, findings, ledger, origins, plots, wording
-from analysis.answer import Answer, answer
+from analysis.answer import Answer, answer, tuned_on_few
 from analysis.claims import Claim, ClaimsError, judge, load_claims
 from analysis.findings import REFERENCE, Numbers, Sweep
 from analysis.tables import ALL, GROUPS, TablesError, load, size_name
@@ -203,6 +203,7 @@ def _curves(numbers: Numbers) -> Iterator[Picture]:
             val = (mine["split"] == "val").any()
             several = any(borders.get(name) for name in names)
             phased = "Dashed verticals: a phase ends and other groups begin to learn. " if several else ""
+            cut = _cut_off(mine) if metric == "loss" else ""
             yield Picture(
                 "curves",
                 _named(numbers, f"curves_{metric}", size),
@@ -210,10 +211,15 @@ def _curves(numbers: Numbers) -> Iterator[Picture]:
                 f"{'Training and validation' if val else 'Training'} {metric} after every epoch{_at(numbers, size)}, "
                 f"{_seed_words(numbers, size)}: thin lines are seeds, thick ones means over the runs that did not "
                 f"diverge. {phased}Training {metric} is read in evaluation mode on all drawn images, unaugmented. "
-                f"Unit: {unit}.",
+                f"{cut}Unit: {unit}.",
                 mine,
                 _drawing(plots.curves, mine, names, _looks(numbers), borders, metric),
             )
+
+
+def _cut_off(losses: pd.DataFrame) -> str:
+    floor = plots.loss_floor(losses)
+    return "" if floor is None else f"Training losses below {floor:.2g} are cut off. "
 
 
 def _cost(numbers: Numbers) -> Iterator[Picture]:
@@ -268,7 +274,7 @@ def _sweep(numbers: Numbers) -> Iterator[Picture]:
             f"Training and validation curves of {sweep.strategy} at each learning rate",
             f"`{sweep.strategy}` with {size_name(sweep.per_class)}, one column a learning rate, "
             f"n = {counted(k, 'seed')} a rate: accuracy (percent) above, loss (nats) below. Thin lines are seeds, "
-            "thick ones means over the runs that did not diverge.",
+            f"thick ones means over the runs that did not diverge. {_cut_off(mine[mine['metric'] == 'loss'])}".rstrip(),
             mine,
             _drawing(plots.sweep_curves, mine, scales, [rates[scale][0] for scale in scales]),
         )
@@ -361,7 +367,8 @@ def _ablations(numbers: Numbers) -> Iterator[Picture]:
         difference = (both["test_accuracy"] - both["test_accuracy_of"]) * 100
         parts.append(both[["per_class", "strategy", "seed"]].assign(difference=difference))
     seeds = pd.concat(parts)
-    pairs = known.rename(columns={"ablation": "strategy"}).drop(columns=["p", "diverged"])
+    columns = ["per_class", "ablation", "of", "lr_scale", "k", "test_accuracy", "difference", "low", "high"]
+    pairs = known[columns].rename(columns={"ablation": "strategy"})
     low, high = int(known["k"].min()), int(known["k"].max())
     yield Picture(
         "ablations",
@@ -540,6 +547,11 @@ def render(
         ],
         ablations=wording.ablation_rows(numbers),
         ledger=ledger.ledger(judged, claims, numbers.tables.study),
+        tuned_on_few=[
+            f"{size_name(size)[:1].upper()}{size_name(size)[1:]}: {said}"
+            for size in numbers.sizes
+            for said in tuned_on_few(numbers, size)
+        ],
         elsewhere=elsewhere.elsewhere(claims, judged, numbers.tables),
         sensitivity=wording.robustness_words(numbers),
         over=numbers.over,

@@ -50,11 +50,14 @@ class Predictions:
     predicted: npt.NDArray[np.integer[Any]]  # [M, N]
     classes: tuple[str, ...]
 
+    def by(self, fingerprints: Sequence[str]) -> npt.NDArray[np.integer[Any]]:
+        """The classes that these runs predict: [len(fingerprints), N]."""
+        row = {str(name): i for i, name in enumerate(self.fingerprints)}
+        return self.predicted[np.array([row[name] for name in fingerprints], dtype=np.intp)]
+
     def correct(self, fingerprints: Sequence[str]) -> npt.NDArray[np.bool_]:
         """Which test images these runs get right: [len(fingerprints), N]."""
-        row = {str(name): i for i, name in enumerate(self.fingerprints)}
-        picked = np.array([row[name] for name in fingerprints], dtype=np.intp)
-        return np.asarray(self.predicted[picked] == self.labels, dtype=np.bool_)
+        return np.asarray(self.by(fingerprints) == self.labels, dtype=np.bool_)
 
 
 @dataclass(frozen=True)
@@ -225,6 +228,11 @@ def used_scale(provenance: Mapping[str, Any], per_class: int, strategy: str) -> 
     """What the final runs multiplied the rates of a strategy by; 1 where nothing was tuned."""
     scales: Mapping[str, float] = provenance["parameters"].get("lr_scales", {}).get(str(per_class), {})
     return float(scales.get(strategy, 1.0))
+
+
+def group_rates(rates: Mapping[str, float]) -> dict[str, float]:
+    """The rate of each layer group that learns in a phase, whose rates are given by group or for `all` the others."""
+    return {group: rates[group if group in rates else "all"] for group in GROUPS if group in rates or "all" in rates}
 
 
 def size_name(per_class: int) -> str:

@@ -11,7 +11,7 @@ import pandas as pd
 from analysis import findings
 from analysis.findings import CITABLE_FROM, DECIDED_FROM, REFERENCE, Numbers, Rate, Robustness, Sweep
 from analysis.plots import p_value, rate_text, signed
-from analysis.tables import GROUPS, Tables, size_name
+from analysis.tables import GROUPS, Tables, group_rates, size_name
 from analysis.words import (
     NONE,
     Table,
@@ -34,7 +34,7 @@ ROLE_NAMES = {
     "sweep": "runs of the sweep",
     "ablation": "runs of ablations",
 }
-MUCH_OVERLAP = 0.10  # of the training images shared by two seeds; above, they are called dependent
+WIDER = 1.1  # times as wide: from there on, what draws share of their images is said to widen intervals
 
 
 def setting(numbers: Numbers) -> str:
@@ -166,8 +166,8 @@ def _class_words(row: Robustness, classes: int) -> str:
 
 def learning_label(rates: Mapping[str, float]) -> str:
     """Which groups learn in a phase: `head`, `stage4 + head`, `all`."""
-    learning = [group for group in GROUPS if group in rates]
-    if "all" in rates or len(learning) == len(GROUPS):
+    learning = list(group_rates(rates))
+    if len(learning) == len(GROUPS):
         return "all"
     first = GROUPS.index(learning[0])
     if len(learning) > 2 and tuple(learning) == GROUPS[first:]:
@@ -222,11 +222,18 @@ def ablation_rows(numbers: Numbers) -> Table:
         also = f" (the same as `{twin}`)" if twin else ""
         against = f"`{row['of']}`" if row["of"] else NONE
         gain = gain_words(row) if row["k"] else "no run of it at the same size, seed and rates"
-        p = p_value(row["p"]) if np.isfinite(row["p"]) else NONE
-        head = (f"`{row['ablation']}`{also}", against, size_number(row["per_class"]), str(row["k"]))
-        rows.append((*head, percent(row["test_accuracy"]), gain, p, str(row["diverged"])))
-    header = ("Ablation", "of", "Images a class", "Seeds", "Test accuracy, %", "Ablation − strategy [95%]")
-    return Table((*header, "p, not adjusted", "Diverged"), tuple(rows), frozenset({2, 3, 4, 5, 6, 7}))
+        cells = [f"`{row['ablation']}`{also}", against, size_number(row["per_class"]), str(row["k"])]
+        cells += [percent(row["test_accuracy"]), gain, p_value(row["p"]) if np.isfinite(row["p"]) else NONE]
+        if numbers.uneven:
+            balanced = f"{signed(row['balanced'])} {bracket(row['balanced_low'], row['balanced_high'])}"
+            cells += [percent(row["balanced_accuracy"]), balanced if np.isfinite(row["balanced"]) else NONE]
+        rows.append((*cells, f"{row['log_loss']:.2f}", str(row["diverged"])))
+    header = ["Ablation", "of", "Images a class", "Seeds", "Test accuracy, %", "Ablation − strategy [95%]"]
+    header.append("p, not adjusted")
+    if numbers.uneven:
+        header += ["Balanced accuracy, %", "Balanced, ablation − strategy [95%]"]
+    header += ["Log loss", "Diverged"]
+    return Table(tuple(header), tuple(rows), frozenset(range(2, len(header))))
 
 
 def rate_of(numbers: Numbers, strategy: str, scale: float) -> tuple[str, float]:
@@ -241,7 +248,12 @@ def rate_of(numbers: Numbers, strategy: str, scale: float) -> tuple[str, float]:
 
 def sweep_words(numbers: Numbers, sweep: Sweep) -> list[str]:
     """What happened at each rate, highest first, from drift, accuracy and loss."""
-    said = [_rate_words(rate_of(numbers, sweep.strategy, rate.lr_scale)[0], rate, sweep) for rate in sweep.rates]
+    sized = numbers.strategies[numbers.strategies["per_class"] == sweep.per_class]
+    scratch = sized.loc[sized["strategy"] == "scratch", "test_accuracy"]
+    beside = f"; `scratch` gets {percent(float(scratch.iloc[0]))}%" if len(scratch) else ""
+    said = [
+        _rate_words(rate_of(numbers, sweep.strategy, rate.lr_scale)[0], rate, sweep, beside) for rate in sweep.rates
+    ]
     return said + _best_rate_words(numbers, sweep)
 
 
@@ -272,7 +284,7 @@ def _best_rate_words(numbers: Numbers, sweep: Sweep) -> list[str]:
     ]
 
 
-def _rate_words(label: str, rate: Rate, sweep: Sweep) -> str:
+def _rate_words(label: str, rate: Rate, sweep: Sweep, beside: str) -> str:
     measured = f"{percent(rate.test)}% of the test images right"
     chosen = rate.val if sweep.chosen_on == "validation" else rate.test
     seeds = {1: "in its one seed", 2: "in both seeds"}.get(rate.k, f"in all {rate.k} seeds")
@@ -283,24 +295,24 @@ def _rate_words(label: str, rate: Rate, sweep: Sweep) -> str:
     )
     fell = f"{percent(rate.drop)} points of {sweep.chosen_on} accuracy below the best rate, lower {seeds}"
     train = f"training accuracy {percent(rate.train)}%"
+    if sweep.best is not None and np.isfinite(rate.loss):
+        train += f" and loss {rate.loss:.2g} at the end, {sweep.best.loss:.2g} at the best rate"
     if rate.what == "best":
         edge = "; it is the edge of what was tried, so a better one may lie outside" if sweep.edge else ""
         return f"**{label}: the best**, with {percent(chosen)}% {sweep.chosen_on} accuracy ({measured}{edge})."
     if rate.what == "diverged":
         return f"**{label}: diverged** in {rate.diverged} of {counted(rate.k, 'run')} ({measured} on average)."
-    if rate.what == "forgot":
-        return f"**{label}: forgot the pretrained features.** {fell}, and {moved} ({measured}, {train})."
-    if rate.what == "barely moved":
-        still = (
-            f"; the training loss still fell by {100 * rate.still_falling:.0f}% over the last quarter of the epochs"
-            if rate.still_falling >= findings.STILL_FALLING
-            else ""
+    if rate.what == "moved too far":
+        return (
+            f"**{label}: moved too far.** {fell}, and {moved}, as it would look if pretrained features were forgotten "
+            f"({measured}, {train}{beside})."
         )
-        return f"**{label}: barely moved.** {fell}, and {moved} ({measured}, {train}{still})."
+    if rate.what == "moved too little":
+        return f"**{label}: moved too little.** {fell}, {moved}, and training is behind ({measured}, {train})."
     if rate.what == "worse":
         return (
-            f"**{label}: worse**, {fell}, but drift and training accuracy do not fit forgetting or standing still: "
-            f"{moved} ({measured}, {train})."
+            f"**{label}: worse**, {fell}, but drift and training accuracy do not fit having moved too far or too "
+            f"little: {moved} ({measured}, {train})."
         )
     if not sweep.best:
         return f"**{label}**: {measured}."
@@ -352,11 +364,29 @@ def _draws(numbers: Numbers, counted_overlap: Sequence[str]) -> str:
             "other training images would add to them."
         )
     words = "; ".join(counted_overlap or overlap_words(numbers))
-    shared = [findings.overlap(size, dataset["pool_images"], dataset["test_class_counts"]) for size in numbers.sizes]
-    if max(shared) > MUCH_OVERLAP:
-        words += ". Where that is much, seeds are not fully independent and the intervals are somewhat too narrow"
+    widest = max((_widened(numbers, size) for size in numbers.sizes), key=lambda found: found[0])
+    if widest[0] >= WIDER:
+        words += (
+            f". As draws from these images seeds are independent; as draws from all such images they are not, and the "
+            f"intervals at {size_name(widest[1])} would be up to {widest[0]:.1f} times as wide"
+        )
     last = ", watched ones last" if dataset.get("watched_images") else ""
     return f"**Draws overlap.** All seeds draw from the same {dataset['pool_images']:,} images{last}: {words}."
+
+
+def _widened(numbers: Numbers, size: int) -> tuple[float, int]:
+    """How much wider intervals of a size would be, were seeds as correlated as their draws overlap; and the size.
+
+    That is the most there can be: two samples that share a part of their images give means that are correlated by that
+    part, and every other symmetric statistic less (Hoeffding, 1948). A correlation r among k seeds makes the variance
+    of their mean 1 + (k - 1) r times as large, and the one that is seen between them 1 - r times.
+    """
+    dataset = numbers.tables.provenance["dataset"]
+    shared = dataset.get("overlap", {}).get(str(size))
+    if shared is None:
+        shared = findings.overlap(size, dataset["pool_images"], dataset["test_class_counts"])
+    k = next(top.k for top in numbers.tops if top.per_class == size)
+    return (float(np.sqrt((1 + (k - 1) * shared) / (1 - shared))) if shared < 1 else float("inf"), size)
 
 
 def limits(numbers: Numbers) -> list[str]:
@@ -391,7 +421,8 @@ def limits(numbers: Numbers) -> list[str]:
         judged = joined_words([f"{images} images with {size_name(size)}" for size, images in sizes if images])
         on = f" Each rate was judged on {judged}." if judged else ""
         said.append(
-            f"**Rates are tuned** on pilot seeds, never on test images, the same search for all.{on} {edges}".rstrip()
+            f"**Rates are tuned** on pilot seeds, never on test images, the same search for all.{on} One choice serves "
+            f"all seeds, so no interval contains the luck of tuning. {edges}".rstrip()
         )
     notes = [str(note).rstrip(".") for note in dataset.get("notes", [])]
     counted_overlap = [note for note in notes if "in common" in note]  # by stage collect, from the draws themselves
@@ -439,11 +470,13 @@ def limits(numbers: Numbers) -> list[str]:
     threads = sorted({counted(int(environment["threads"]), "thread") for environment in environments})
     one = "one machine" if len(devices) == 1 else f"{len(devices)} machines, so compare them with care"
     said.append(
-        f"**Times are rough.** Measured once on {one} ({', '.join(devices)}, {' or '.join(threads)}), where other "
-        "work may have run beside; they serve to tell seconds from minutes, not to predict another machine."
+        f"**Times are rough.** Those of final runs were measured once on {one} ({', '.join(devices)}, "
+        f"{' or '.join(threads)}), where other work may have run beside; they serve to tell seconds "
+        "from minutes, not to predict another machine."
         f"{_timed_words(environments)} Cells that train a head alone share features and train together, and "
         "each is given its share of the time."
     )
+    said += [f"**Also to know.** {note.rstrip('.')}." for note in provenance.get("notes", [])]
     about = [note[:1].upper() + note[1:] for note in notes if note not in counted_overlap]
     if about:
         said.append(f"**About the data.** {'. '.join(about)}.")
@@ -493,12 +526,11 @@ def sweep_thresholds() -> str:
     return (
         "How the words are chosen: the best rate has the highest mean validation accuracy (test accuracy where there "
         "is no validation) among the rates at which no run diverged. Another rate is clearly below it if it is at "
-        f"least {findings.CLEAR_DROP:g} point lower on average and lower in every seed. Then a higher rate *forgot the "
-        f"pretrained features* if the backbone moved at least {findings.MOVED_MORE:g} times as far as at the best "
-        f"rate, and a lower rate *barely moved* if it moved at most {findings.MOVED_LESS:g} times as far and training "
-        f"was unfinished: training accuracy at least {findings.TRAIN_DROP:g} point lower, or a training loss that "
-        f"still fell by {100 * findings.STILL_FALLING:.0f}% or more over the last quarter of the epochs. These are "
-        "descriptions of few seeds, not tests."
+        f"least {findings.CLEAR_DROP:g} point lower on average and lower in every seed. Then a higher rate *moved too "
+        f"far* if the backbone moved at least {findings.MOVED_MORE:g} times as far as at the best rate, and a lower "
+        f"rate *moved too little* if it moved at most {findings.MOVED_LESS:g} times as far and training accuracy is at "
+        f"least {findings.TRAIN_DROP:g} point lower. These are descriptions of few seeds, not tests: they say what "
+        "went with the loss of accuracy, not that nothing else caused it."
     )
 
 

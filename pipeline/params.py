@@ -90,6 +90,7 @@ class Study:
     strategies: tuple[str, ...]
     published: tuple[Published, ...]  # to be read beside this study
     source: str  # where the images come from, for the report; empty: as the data set says
+    notes: tuple[str, ...]  # what a reader of the report has to know and no table says
 
 
 @dataclass(frozen=True)
@@ -279,6 +280,7 @@ class _Study(_Block):
     strategies: Annotated[list[str], Field(min_length=1)] | None = None
     published: list[_Published] = Field(default_factory=list)
     source: str = ""
+    notes: list[str] = Field(default_factory=list)
 
     @field_validator("per_class", mode="before")
     @classmethod
@@ -481,6 +483,7 @@ def _study(name: str, block: _Study, strategies: Mapping[str, Strategy], ablatio
         strategies=trained,
         published=tuple(Published(entry.accuracy, entry.what, entry.source) for entry in block.published),
         source=block.source,
+        notes=tuple(block.notes),
     )
 
 

@@ -194,6 +194,10 @@ def test_a_cell_that_was_trained_under_another_name_takes_that_run_and_it_has_th
         made, told = (json.loads((of / "manifest.json").read_text()) for of in (trained[name], place))
         assert told["provenance"] == made["provenance"]  # where and when the run was made
         assert json.loads((place / "summary.json").read_text())["cell"]["role"] == "final"
+    run_stages("train tiny feature_extraction", "collect tiny", folder=project)
+    provenance = json.loads((project / "reports" / "tiny" / "provenance.json").read_text())
+    cells = sum(environment["cells"] for environment in provenance["environments"])
+    assert provenance["trainings"] == cells - len(taken)
     before = run_bytes(project)
     shutil.rmtree(sweep)
     shutil.rmtree(final)
@@ -222,6 +226,9 @@ def test_range_tests_are_kept_and_only_missing_ones_are_made(project: Path) -> N
     assert [(row["strategy"], row["seed"]) for row in rows] == [
         (strategy, seed) for strategy in ("feature_extraction", "fine_tune") for seed in "01"
     ]
+    tests = json.loads((project / "reports" / "tiny" / "provenance.json").read_text())["range_tests"]
+    assert {len(test["commit"].removesuffix("-dirty")) for test in tests} == {40}
+    assert all(test["command"].startswith("python ") for test in tests)
     assert "## LR finder" in (project / "reports" / "tiny" / "report.md").read_text()
 
 

@@ -153,7 +153,7 @@ class Workbench:
         A sweep that tries the tuned rate, say, repeats the final run. Which of them is trained depends on the order of
         the stages, which DVC need not know: the numbers are the same.
         """
-        others = () if cell.role == "pilot" or self.together(cell) else self._twins.get(self._content(cell), ())
+        others = () if cell.role == "pilot" or self.together(cell) else self._twins.get(self.content(cell), ())
         for other in others:
             if other != cell and (found := self.stored(other)) is not None:
                 return replace(found, run=replace(found.run, cell=cell), fingerprint=self.fingerprint(cell))
@@ -166,10 +166,10 @@ class Workbench:
         if rates_of(self.study.name).exists():  # else nobody knows yet what final runs and ablations are
             for cell in self.declared("final") + self.declared("sweep") + self.declared("ablation"):
                 if not self.together(cell):
-                    found[self._content(cell)] = (*found.get(self._content(cell), ()), cell)
+                    found[self.content(cell)] = (*found.get(self.content(cell), ()), cell)
         return found
 
-    def _content(self, cell: Cell) -> str:
+    def content(self, cell: Cell) -> str:
         """The fingerprint without the names: the seed alone feeds the random streams, and rates are in the strategy."""
         inputs = self.inputs(cell)
         strategy = {**inputs["strategy"], "name": ""}

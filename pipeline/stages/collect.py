@@ -141,10 +141,13 @@ def _provenance(bench: Workbench, stored: dict[Cell, StoredRun]) -> dict[str, An
         for size, share in bench.subsets.overlap.items()
         if size != ALL
     ]
+    # A run that is stored under two names was trained once.
+    trained = {(bench.content(cell), run.provenance.started): run.run.seconds for cell, run in stored.items()}
     names = {
         cell.strategy: None for cell in bench.declared("final") + bench.declared("sweep") + bench.declared("ablation")
     }
     scales = cells.read_rates(study.name)
+    tests = dict.fromkeys(tuple(entry.items()) for entry in lr_finder.origins(bench))
     started = sorted(run.provenance.started for run in stored.values())
     preprocessing = backbones.REGISTRY[study.backbone].preprocessing().at(study.resolution)
     return {
@@ -180,6 +183,7 @@ def _provenance(bench: Workbench, stored: dict[Cell, StoredRun]) -> dict[str, An
             "test_images": card.test_images,
             "watched_images": len(bench.subsets.watched),
             "test_class_counts": list(card.test_class_counts),
+            "overlap": {str(size): round(share, 4) for size, share in bench.subsets.overlap.items()},
             "notes": [*card.notes, *notes],
             "published": [asdict(entry) for entry in study.published],
         },
@@ -192,7 +196,10 @@ def _provenance(bench: Workbench, stored: dict[Cell, StoredRun]) -> dict[str, An
         "environments": list(environments.values()),
         "started": started[0] if started else "",
         "finished": started[-1] if started else "",
-        "training_seconds": round(sum(run.run.seconds for run in stored.values()), 1),
+        "trainings": len(trained),
+        "training_seconds": round(sum(trained.values()), 1),
+        "range_tests": [dict(entry) for entry in tests],
+        "notes": list(study.notes),
     }  # fmt: skip
 
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from pipeline import execution, lr_finder, runs
 from pipeline.lr_finder import RangeTest
@@ -58,13 +59,26 @@ def _test(bench: Workbench, missing: list[Cell]) -> None:
 def read(bench: Workbench, cell: Cell) -> RangeTest | None:
     """The stored range test of a cell; None where it is missing, damaged or of other inputs."""
     try:
-        content = json.loads(_path(cell).read_bytes())
-        if content["fingerprint"] != _fingerprint(bench, cell):
-            return None
+        content = _content(bench, cell)
         losses = [math.nan if loss is None else loss for loss in content["losses"]]
         return lr_finder.judge(content["scales"], losses)
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def _content(bench: Workbench, cell: Cell) -> dict[str, Any]:
+    """What is stored of a cell. Raises ValueError where it is of other inputs."""
+    content: dict[str, Any] = json.loads(_path(cell).read_bytes())
+    if content["fingerprint"] != _fingerprint(bench, cell):
+        raise ValueError(f"{cell}: a range test of other inputs")
+    return content
+
+
+def origins(bench: Workbench) -> Iterator[dict[str, str]]:
+    """Commit and command of every range test that is there."""
+    for cell, _ in all_stored(bench):
+        provenance = _content(bench, cell)["provenance"]
+        yield {name: str(provenance[name]) for name in ("commit", "command")}
 
 
 def all_stored(bench: Workbench) -> Iterator[tuple[Cell, RangeTest]]:

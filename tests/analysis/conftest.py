@@ -267,8 +267,12 @@ class _Writer:
         strategies: dict[str, Any] = {name: _strategy(plan, name, name) for name in named}
         for name, (of, _) in plan.ablations.items():
             strategies[name] = {**_strategy(plan, name, of), "of": of}
-            if not name.startswith("from_"):
+            if "batch_norm_frozen" in name:
+                strategies[name]["batch_norm"] = "frozen"
+            elif "normalisation" in name:
                 strategies[name]["normalisation"] = "imagenet"
+            elif not name.startswith("from_"):
+                strategies[name]["dropout"] = 0.5
         environment = {
             "commit": "0123456789abcdef0123456789abcdef01234567",
             "numerics_version": 1,

@@ -232,3 +232,34 @@ def test_a_description_says_that_a_best_rate_lies_at_the_edge_of_those_tried(tmp
     (row,) = judge([entry], {**given, "tune": pd.DataFrame(pilots)}, "quick")
     assert "of feature_extraction was 1.0e-02, of fine_tune 1.0e-04, a ratio of 100, within 10 to 100" in row["reason"]
     assert row["reason"].endswith("the rate of feature_extraction lies at the edge of those tried")
+    both = [{**pilot, "val_accuracy": pilot["lr_scale"]} for pilot in pilots]
+    (row,) = judge([entry], {**given, "tune": pd.DataFrame(both)}, "quick")
+    assert row["reason"].endswith("so that this is the ratio of the rates as written, and the best one is not known")
+
+
+def test_a_gap_says_what_training_and_test_accuracy_have_to_do_with_it(tmp_path: Path) -> None:
+    given = frames(tmp_path, planted(8))
+    entry = only([claim("fine_tune", "feature_extraction", metric="gap")], given)
+    runs = given["runs"].pivot_table(index="seed", columns="strategy", values=["train_accuracy", "test_accuracy"]) * 100
+    halves = {
+        which: (runs[which]["fine_tune"] - runs[which]["feature_extraction"]).mean()
+        for which in ("train_accuracy", "test_accuracy")
+    }
+    assert entry["effect"] == pytest.approx(halves["train_accuracy"] - halves["test_accuracy"])
+    said = "made of {train_accuracy:+.2f} of training accuracy and {test_accuracy:+.2f} of test accuracy"
+    assert said.format(**halves).replace("-", "−") in entry["reason"]
+
+
+def test_the_unit_of_drift_says_whose_starting_length(tmp_path: Path) -> None:
+    given = frames(tmp_path, planted(3, sweep={"fine_tune_one_rate": (100.0, 1.0)}, sweep_seeds=TEN))
+    groups = claim(Runs("fine_tune", group="stage4"), Runs("fine_tune", group="stem"), 0.0, metric="drift")
+    assert "percent of a group's starting length over 10 seeds" in only([groups], given)["reason"]
+    rates = claim(Runs("fine_tune_one_rate", 100.0), Runs("fine_tune_one_rate", 1.0), 0.0, metric="drift")
+    assert "starting length, on average over the backbone's groups over 10 seeds" in only([rates], given)["reason"]
+
+
+def test_what_had_been_seen_when_a_rule_was_written_stands_beside_its_verdict(tmp_path: Path) -> None:
+    seen = claim("fine_tune", "feature_extraction", known="written when fine_tune had been published")
+    shown = ledger(judge([seen], frames(tmp_path, planted(8)), "quick"), [seen], "quick").parts[0]
+    assert shown.table.rows[0][-1].endswith("Written when fine_tune had been published.")
+    assert shown.words.startswith("1 supported, 0 refuted, 0 open. ")

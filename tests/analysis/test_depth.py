@@ -58,17 +58,41 @@ def test_the_cost_of_freezing_is_everything_minus_the_depth_paired_by_seed(tmp_p
 def test_the_words_say_where_freezing_costs_and_whether_the_cost_grows(tmp_path: Path) -> None:
     (found,) = depth.measured(numbers_of(tmp_path, SERIES))
     pretrained, random = depth.words(found)
-    assert "freezing makes no difference that shows with `stem` frozen" not in pretrained  # what costs comes first
+    assert "groups makes no difference that shows with `stem` frozen" not in pretrained  # what costs comes first
     assert "points with `stem` to `stage2` frozen" in pretrained
     assert "makes no difference that shows with `stem` frozen" in pretrained
     assert "On average the cost grows with every group" in pretrained
-    assert random.startswith("**From random weights**, freezing costs ")
+    assert random.startswith("**From random weights**, freezing groups costs ")
     few = replace(SERIES, seeds=range(3))
     (found,) = depth.measured(numbers_of(tmp_path / "few", few))
     assert depth.words(found) == [
         "**From pretrained weights**: open with 3 seeds.",
         "**From random weights**: open with 3 seeds.",
     ]
+
+
+def test_what_batch_norm_has_to_do_with_a_gain_of_freezing_is_told(tmp_path: Path) -> None:
+    frozen = "fine_tune_batch_norm_frozen"
+    gains = {"from_stage4": ("fine_tune", 10.0), "from_stage1": ("fine_tune", 2.0)}
+    for effect, reading in ((18.0, "as they were is no gain"), (2.0, "is a gain too"), (10.0, "no gain from keeping")):
+        plan = replace(SERIES, seeds=range(10), ablations={**gains, frozen: ("fine_tune", effect)})
+        numbers = numbers_of(tmp_path / str(effect), plan)
+        (found,) = depth.measured(numbers)
+        means = numbers.tables.ablations.groupby("strategy")["test_accuracy"].mean() * 100
+        (beside,) = found.beside
+        assert (beside.ablation, beside.depth, beside.k) == (frozen, "from_stage4", 10)
+        assert beside.difference == pytest.approx(means[frozen] - means["from_stage4"])
+        assert depth.words(found)[1].startswith("**From pretrained weights, BatchNorm apart:**")
+        assert reading in depth.words(found)[1]
+
+
+def test_the_drift_of_everything_learning_is_that_of_the_seeds_shown(tmp_path: Path) -> None:
+    fewer = replace(SERIES, missing=[(name, seed) for name in SERIES.ablations for seed in (4, 5)])
+    numbers = numbers_of(tmp_path, fewer)
+    (found,) = depth.measured(numbers)
+    drift = numbers.tables.drift.query("strategy == 'fine_tune' and group == 'stem' and seed < 4")
+    moved = found.moved.query("strategy == 'fine_tune' and group == 'stem'")["weight_distance"]
+    assert moved.tolist() == pytest.approx([drift["weight_distance"].mean()])
 
 
 def test_a_start_with_runs_of_one_depth_is_left_out(tmp_path: Path) -> None:
@@ -97,5 +121,5 @@ def test_a_cost_that_falls_with_every_frozen_group_is_said_to_fall(tmp_path: Pat
     gains = {"from_stage4": ("fine_tune", 10.0), "from_stage3": ("fine_tune", 6.0), "from_stage1": ("fine_tune", 2.0)}
     (found,) = depth.measured(numbers_of(tmp_path, replace(SERIES, ablations=gains)))
     (pretrained,) = depth.words(found)
-    assert "freezing gains " in pretrained
+    assert "freezing groups gains " in pretrained
     assert "On average the cost falls with every group that is frozen." in pretrained

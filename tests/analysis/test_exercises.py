@@ -84,4 +84,4 @@ def test_exercise_3_says_what_went_wrong_at_each_rate(tmp_path: Path) -> None:
     assert "1e-2, 1e-3, 1e-4, 1e-5" in exercise.asked
     assert [line.partition(":")[0].strip("*") for line in exercise.words[:4]] == ["1e-2", "1e-3", "1e-4", "1e-5"]
     assert any("the best" in line for line in exercise.words)
-    assert any("forgot the pretrained features" in line for line in exercise.words)
+    assert any("moved too far" in line for line in exercise.words)

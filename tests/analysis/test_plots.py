@@ -152,6 +152,19 @@ def test_curves_are_drawn_with_phase_borders_and_without_validation(splits: tupl
     png(figure)
 
 
+def test_a_training_loss_near_zero_does_not_flatten_the_validation_losses() -> None:
+    history = history_of()
+    watched = history["split"] == "val"
+    history["value"] = np.where(watched, 1.5 + history["epoch"] / 10, 10.0 ** -history["epoch"])
+    floor = plots.loss_floor(history)
+    assert floor == pytest.approx(1.6 / plots.TRAINING_BELOW_VALIDATION)
+    figure = plots.curves(history, NAMES, plots.looks_of(NAMES), {}, "loss")
+    assert {panel.get_ylim()[0] for panel in figure.axes if panel.lines} == {floor}
+    png(figure)
+    assert plots.loss_floor(history[watched]) is None
+    assert plots.loss_floor(history[~watched]) is None, "training alone is shown whole"
+
+
 def test_a_strategy_whose_runs_all_diverged_says_so_in_its_panel() -> None:
     history = history_of()
     gone = history["strategy"] == "scratch"

@@ -139,6 +139,7 @@ def test_an_ablation_changes_one_thing(tmp_path: Path) -> None:
     ("per_class: [5, 10]", "per_class: [10, all]", "'all' is not right; give a list of sizes"),
     ("seeds: 3\n", "seeds: 3\n    published: [{accuracy: 880, what: a, source: b}]\n", "accuracy: 880 is not right"),
     ("seeds: 3\n", "seeds: 3\n    source: 3\n", "source: 3 is not right"),
+    ("seeds: 3\n", "seeds: 3\n    notes: one\n", "notes: 'one' is not right"),
     ("resolution: 64", "resolution: 8", "resolution: 8 is not right"),
     ("epochs: 6", "epochs: true", "epochs: True is not right"),
     ("epochs: 6", "epochs: 1", "2 phases do not fit into 1 epochs"),
