@@ -135,7 +135,10 @@ def _beside(
     """Each start's best depth, by its mean, beside the ablation that freezes BatchNorm and lets everything learn."""
     blocks = numbers.tables.provenance["parameters"]["strategies"]
     for start, of in dict.fromkeys((start, of) for start, _, _, of in parts):
-        depths = summary[(summary["start"] == start) & (summary["strategy"] != of)]
+        depths = summary[(summary["start"] == start) & (summary["strategy"] != of)].sort_values("mean")
+        if depths.empty:
+            continue
+        depth = str(depths["strategy"].iloc[-1])
         frozen = [
             name
             for name, block in blocks.items()
@@ -143,8 +146,7 @@ def _beside(
             and {**block, "batch_norm": ""} == {**blocks[of], "batch_norm": "", "of": of}
             and block.get("batch_norm") == "frozen"
         ]
-        for ablation in frozen if len(depths) else []:
-            depth = str(depths.sort_values("mean")["strategy"].iloc[-1])
+        for ablation in frozen:
             theirs, ours = (ablations[ablations["strategy"] == name] for name in (depth, ablation))
             k, found = findings.by_seed(theirs, ours[ours["lr_scale"].isin(theirs["lr_scale"])])
             if found is not None:

@@ -432,7 +432,7 @@ def _curve_axes(panels: npt.NDArray[Any], columns: int, history: pd.DataFrame, m
     low, high = (float(steady.min()), float(steady.max())) if len(steady) else (0.0, 1.0)
     floor = loss_floor(history) if metric == "loss" else None
     bottom = floor or low / 1.2
-    logarithmic = metric == "loss" and high > 12 * bottom > 0
+    logarithmic = floor is not None or (metric == "loss" and high > 10 * low > 0)
     label = "accuracy (%)" if metric == "accuracy" else "loss (log scale)" if logarithmic else "loss"
     for i, panel in enumerate(panels):
         if i % columns == 0:

@@ -24,7 +24,7 @@ from analysis.answer import Answer, answer, tuned_on_few
 from analysis.claims import Claim, ClaimsError, judge, load_claims
 from analysis.findings import REFERENCE, Numbers, Sweep
 from analysis.tables import ALL, GROUPS, TablesError, load, size_name
-from analysis.words import counted
+from analysis.words import counted, sentence
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -548,9 +548,7 @@ def render(
         ablations=wording.ablation_rows(numbers),
         ledger=ledger.ledger(judged, claims, numbers.tables.study),
         tuned_on_few=[
-            f"{size_name(size)[:1].upper()}{size_name(size)[1:]}: {said}"
-            for size in numbers.sizes
-            for said in tuned_on_few(numbers, size)
+            sentence(f"{size_name(size)}: {said}") for size in numbers.sizes for said in tuned_on_few(numbers, size)
         ],
         elsewhere=elsewhere.elsewhere(claims, judged, numbers.tables),
         sensitivity=wording.robustness_words(numbers),

@@ -24,6 +24,7 @@ from analysis.words import (
     joined_words,
     percent,
     seconds,
+    sentence,
     share,
     size_number,
 )
@@ -344,17 +345,27 @@ def sweep_rows(numbers: Numbers, sweep: Sweep) -> Table:
 
 
 def overlap_words(numbers: Numbers) -> list[str]:
-    """How much two seeds share of their training images, size by size, as expected from the pool."""
-    dataset = numbers.tables.provenance["dataset"]
+    """How much two seeds share of their training images, size by size: as drawn, else as expected from the pool."""
+    drawn = numbers.tables.provenance["dataset"].get("overlap", {})
     written = []
     for size in numbers.sizes:
-        part = findings.overlap(size, dataset["pool_images"], dataset["test_class_counts"])
+        part = _shared(numbers, size)
+        if str(size) in drawn:
+            written.append(f"two draws of {size} a class have {part:.0%} of their images in common on average")
+            continue
         about = f"about {100 * part:.0f}%" if part >= 0.01 else "less than 1%"
         written.append(f"at {size_name(size)} two seeds share {about} of their training images")
     return written
 
 
-def _draws(numbers: Numbers, counted_overlap: Sequence[str]) -> str:
+def _shared(numbers: Numbers, size: int) -> float:
+    """The share of training images that two seeds have in common: as drawn, else as expected from the pool."""
+    dataset = numbers.tables.provenance["dataset"]
+    expected = findings.overlap(size, dataset["pool_images"], dataset["test_class_counts"])
+    return float(dataset.get("overlap", {}).get(str(size), expected))
+
+
+def _draws(numbers: Numbers) -> str:
     """How far seeds are independent draws of the training images."""
     dataset = numbers.tables.provenance["dataset"]
     if not numbers.draws:
@@ -363,30 +374,27 @@ def _draws(numbers: Numbers, counted_overlap: Sequence[str]) -> str:
             "differ in the head they start from, the order of the images and the flips. Intervals speak of that alone: "
             "other training images would add to them."
         )
-    words = "; ".join(counted_overlap or overlap_words(numbers))
-    widest = max((_widened(numbers, size) for size in numbers.sizes), key=lambda found: found[0])
-    if widest[0] >= WIDER:
+    words = "; ".join(overlap_words(numbers))
+    widest = max(numbers.sizes, key=lambda size: _widened(numbers, size))
+    if _widened(numbers, widest) >= WIDER:
         words += (
             f". As draws from these images seeds are independent; as draws from all such images they are not, and the "
-            f"intervals at {size_name(widest[1])} would be up to {widest[0]:.1f} times as wide"
+            f"intervals at {size_name(widest)} would be up to {_widened(numbers, widest):.1f} times as wide"
         )
     last = ", watched ones last" if dataset.get("watched_images") else ""
     return f"**Draws overlap.** All seeds draw from the same {dataset['pool_images']:,} images{last}: {words}."
 
 
-def _widened(numbers: Numbers, size: int) -> tuple[float, int]:
-    """How much wider intervals of a size would be, were seeds as correlated as their draws overlap; and the size.
+def _widened(numbers: Numbers, size: int) -> float:
+    """How many times as wide intervals of a size would be, were seeds as correlated as their draws overlap.
 
     That is the most there can be: two samples that share a part of their images give means that are correlated by that
     part, and every other symmetric statistic less (Hoeffding, 1948). A correlation r among k seeds makes the variance
     of their mean 1 + (k - 1) r times as large, and the one that is seen between them 1 - r times.
     """
-    dataset = numbers.tables.provenance["dataset"]
-    shared = dataset.get("overlap", {}).get(str(size))
-    if shared is None:
-        shared = findings.overlap(size, dataset["pool_images"], dataset["test_class_counts"])
+    shared = _shared(numbers, size)
     k = next(top.k for top in numbers.tops if top.per_class == size)
-    return (float(np.sqrt((1 + (k - 1) * shared) / (1 - shared))) if shared < 1 else float("inf"), size)
+    return float(np.sqrt((1 + (k - 1) * shared) / (1 - shared))) if shared < 1 else float("inf")
 
 
 def limits(numbers: Numbers) -> list[str]:
@@ -424,9 +432,7 @@ def limits(numbers: Numbers) -> list[str]:
             f"**Rates are tuned** on pilot seeds, never on test images, the same search for all.{on} One choice serves "
             f"all seeds, so no interval contains the luck of tuning. {edges}".rstrip()
         )
-    notes = [str(note).rstrip(".") for note in dataset.get("notes", [])]
-    counted_overlap = [note for note in notes if "in common" in note]  # by stage collect, from the draws themselves
-    said.append(_draws(numbers, counted_overlap))
+    said.append(_draws(numbers))
     dirty = sorted({str(e["commit"]) for e in provenance["environments"] if str(e["commit"]).endswith("-dirty")})
     if dirty:
         said.append(
@@ -477,7 +483,7 @@ def limits(numbers: Numbers) -> list[str]:
         "each is given its share of the time."
     )
     said += [f"**Also to know.** {note.rstrip('.')}." for note in provenance.get("notes", [])]
-    about = [note[:1].upper() + note[1:] for note in notes if note not in counted_overlap]
+    about = [sentence(str(note).rstrip(".")) for note in dataset.get("notes", [])]
     if about:
         said.append(f"**About the data.** {'. '.join(about)}.")
     said.extend(_missing_words(tables))

@@ -166,7 +166,8 @@ class Workbench:
         if rates_of(self.study.name).exists():  # else nobody knows yet what final runs and ablations are
             for cell in self.declared("final") + self.declared("sweep") + self.declared("ablation"):
                 if not self.together(cell):
-                    found[self.content(cell)] = (*found.get(self.content(cell), ()), cell)
+                    content = self.content(cell)
+                    found[content] = (*found.get(content, ()), cell)
         return found
 
     def content(self, cell: Cell) -> str:

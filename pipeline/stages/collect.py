@@ -15,11 +15,11 @@ from typing import Any, get_args
 import numpy as np
 
 from pipeline import backbones, phases, runs
-from pipeline.lr_finder import RangeTest
 from pipeline.runs import RunStoreError, StoredRun
 from pipeline.stages import cells, command, lr_finder, prepared
 from pipeline.stages.cells import Workbench
-from pipeline.strategies import ALL, Cell, Role, size_words
+from pipeline.stages.lr_finder import StoredTest
+from pipeline.strategies import Cell, Role, size_words
 
 LOG = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ def collect(study: str) -> None:
     _write(target / "lr_suggestions.csv", SUGGESTION_COLUMNS, _suggestions(tests))
     judged_on_test = [run for cell, run in stored.items() if cell.role != "pilot"]
     runs.write_atomically(target / "predictions.npz", _predictions(bench, judged_on_test))
-    prepared.write_json(target / "provenance.json", _provenance(bench, stored))
+    prepared.write_json(target / "provenance.json", _provenance(bench, stored, tests))
     LOG.info("%s: %d of %d declared cells collected in %s", study, len(stored), len(declared), target)
 
 
@@ -101,16 +101,16 @@ def _drift(stored: Iterable[StoredRun]) -> Iterable[list[Any]]:
             yield [*key, row.phase, row.group, f"{row.weight_distance:.6g}"]
 
 
-def _range_tests(tests: Iterable[tuple[Cell, RangeTest]]) -> Iterable[list[Any]]:
-    for cell, found in tests:
+def _range_tests(tests: Iterable[StoredTest]) -> Iterable[list[Any]]:
+    for cell, found in ((test.cell, test.found) for test in tests):
         for scale, loss, smoothed in zip(found.scales, found.losses, found.smoothed, strict=True):
             if math.isfinite(loss):
                 key = [cell.study, cell.strategy, cell.per_class, cell.seed]
                 yield [*key, f"{scale:.6g}", round(loss, 6), round(smoothed, 6)]
 
 
-def _suggestions(tests: Iterable[tuple[Cell, RangeTest]]) -> Iterable[list[Any]]:
-    for cell, found in tests:
+def _suggestions(tests: Iterable[StoredTest]) -> Iterable[list[Any]]:
+    for cell, found in ((test.cell, test.found) for test in tests):
         rates = [None if scale is None else f"{scale:.6g}" for scale in (found.steepest, found.tenth_of_lowest)]
         yield [cell.study, cell.strategy, cell.per_class, cell.seed, *rates, "diverged" if found.diverged else "ok"]
 
@@ -127,7 +127,7 @@ def _predictions(bench: Workbench, stored: Sequence[StoredRun]) -> bytes:
     )
 
 
-def _provenance(bench: Workbench, stored: dict[Cell, StoredRun]) -> dict[str, Any]:
+def _provenance(bench: Workbench, stored: dict[Cell, StoredRun], tests: Iterable[StoredTest]) -> dict[str, Any]:
     study, card = bench.study, bench.prepared.card
     environments: dict[str, dict[str, Any]] = {}
     for cell, run in stored.items():
@@ -136,18 +136,13 @@ def _provenance(bench: Workbench, stored: dict[Cell, StoredRun]) -> dict[str, An
         entry["cells"] += 1
         if cell.role == "final" and cell.strategy not in entry["timed"]:
             entry["timed"].append(cell.strategy)
-    notes = [
-        f"two draws of {size_words(size)} have {share:.0%} of their images in common on average"
-        for size, share in bench.subsets.overlap.items()
-        if size != ALL
-    ]
     # A run that is stored under two names was trained once.
     trained = {(bench.content(cell), run.provenance.started): run.run.seconds for cell, run in stored.items()}
     names = {
         cell.strategy: None for cell in bench.declared("final") + bench.declared("sweep") + bench.declared("ablation")
     }
     scales = cells.read_rates(study.name)
-    tests = dict.fromkeys(tuple(entry.items()) for entry in lr_finder.origins(bench))
+    made = dict.fromkeys((test.provenance["commit"], test.provenance["command"]) for test in tests)
     started = sorted(run.provenance.started for run in stored.values())
     preprocessing = backbones.REGISTRY[study.backbone].preprocessing().at(study.resolution)
     return {
@@ -184,7 +179,7 @@ def _provenance(bench: Workbench, stored: dict[Cell, StoredRun]) -> dict[str, An
             "watched_images": len(bench.subsets.watched),
             "test_class_counts": list(card.test_class_counts),
             "overlap": {str(size): round(share, 4) for size, share in bench.subsets.overlap.items()},
-            "notes": [*card.notes, *notes],
+            "notes": list(card.notes),
             "published": [asdict(entry) for entry in study.published],
         },
         "backbone": {
@@ -198,7 +193,7 @@ def _provenance(bench: Workbench, stored: dict[Cell, StoredRun]) -> dict[str, An
         "finished": started[-1] if started else "",
         "trainings": len(trained),
         "training_seconds": round(sum(trained.values()), 1),
-        "range_tests": [dict(entry) for entry in tests],
+        "range_tests": [{"commit": commit, "command": line} for commit, line in made],
         "notes": list(study.notes),
     }  # fmt: skip
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterator
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -56,37 +56,30 @@ def _test(bench: Workbench, missing: list[Cell]) -> None:
             bar.advance(1, str(cell))
 
 
-def read(bench: Workbench, cell: Cell) -> RangeTest | None:
+@dataclass(frozen=True)
+class StoredTest:
+    """A range test as it is kept."""
+
+    cell: Cell
+    found: RangeTest
+    provenance: Mapping[str, Any]  # where and with what it was made, as of a run
+
+
+def read(bench: Workbench, cell: Cell) -> StoredTest | None:
     """The stored range test of a cell; None where it is missing, damaged or of other inputs."""
     try:
-        content = _content(bench, cell)
+        content = json.loads(_path(cell).read_bytes())
+        if content["fingerprint"] != _fingerprint(bench, cell):
+            return None
         losses = [math.nan if loss is None else loss for loss in content["losses"]]
-        return lr_finder.judge(content["scales"], losses)
+        return StoredTest(cell, lr_finder.judge(content["scales"], losses), content["provenance"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def _content(bench: Workbench, cell: Cell) -> dict[str, Any]:
-    """What is stored of a cell. Raises ValueError where it is of other inputs."""
-    content: dict[str, Any] = json.loads(_path(cell).read_bytes())
-    if content["fingerprint"] != _fingerprint(bench, cell):
-        raise ValueError(f"{cell}: a range test of other inputs")
-    return content
-
-
-def origins(bench: Workbench) -> Iterator[dict[str, str]]:
-    """Commit and command of every range test that is there."""
-    for cell, _ in all_stored(bench):
-        provenance = _content(bench, cell)["provenance"]
-        yield {name: str(provenance[name]) for name in ("commit", "command")}
-
-
-def all_stored(bench: Workbench) -> Iterator[tuple[Cell, RangeTest]]:
+def all_stored(bench: Workbench) -> Iterator[StoredTest]:
     """The range tests that are there."""
-    for cell in tested(bench):
-        found = read(bench, cell)
-        if found is not None:
-            yield cell, found
+    return (found for cell in tested(bench) if (found := read(bench, cell)) is not None)
 
 
 def _path(cell: Cell) -> Path:
