@@ -120,8 +120,8 @@ def _rates(numbers: Numbers, size: int) -> Iterator[Exercise]:
         asked = f"Fine-tune everything at one rate: {', '.join(tried)}. Which is best, and why do the others fail?"
         words = (
             *sweep_words(numbers, sweep),
-            "Why follows from what was measured (validation accuracy, how far the backbone moved, training loss), by "
-            "the thresholds under *Sweep of the learning rate*; the curves stand there too.",
+            f"Why follows from what was measured ({sweep.chosen_on} accuracy, how far the backbone moved, training "
+            "loss), by the thresholds under *Sweep of the learning rate*; the curves stand there too.",
         )
         yield Exercise("Exercise 3: one learning rate", asked, words, sweep_rows(numbers, sweep))
 

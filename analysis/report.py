@@ -266,12 +266,13 @@ def _sweep(numbers: Numbers) -> Iterator[Picture]:
         rates = {rate.lr_scale: wording.rate_of(numbers, sweep.strategy, rate.lr_scale) for rate in sweep.rates}
         mine = history[(history["strategy"] == sweep.strategy) & (history["per_class"] == sweep.per_class)]
         mine = mine[["lr_scale", "seed", "epoch", "split", "metric", "value", "status"]]
+        curves = "Training and validation curves" if mine["split"].eq("val").any() else "Training curves"
         k = max(rate.k for rate in sweep.rates)
         scales = list(rates)
         yield Picture(
             f"sweep {sweep.strategy} {sweep.per_class}",
             _sweep_name(numbers, sweep, "sweep_curves"),
-            f"Training and validation curves of {sweep.strategy} at each learning rate",
+            f"{curves} of {sweep.strategy} at each learning rate",
             f"`{sweep.strategy}` with {size_name(sweep.per_class)}, one column a learning rate, "
             f"n = {counted(k, 'seed')} a rate: accuracy (percent) above, loss (nats) below. Thin lines are seeds, "
             f"thick ones means over the runs that did not diverge. {_cut_off(mine[mine['metric'] == 'loss'])}".rstrip(),
@@ -526,7 +527,6 @@ def render(
             {
                 "title": f"`{sweep.strategy}`, {size_name(sweep.per_class)}",
                 "section": f"sweep {sweep.strategy} {sweep.per_class}",
-                "chosen_on": sweep.chosen_on,
                 "words": wording.sweep_words(numbers, sweep),
                 "table": wording.sweep_rows(numbers, sweep),
             }

@@ -35,6 +35,7 @@ ROLE_NAMES = {
     "sweep": "runs of the sweep",
     "ablation": "runs of ablations",
 }
+Z_95 = 1.96  # standard deviations on either side that hold 95% of a normal distribution
 WIDER = 1.1  # times as wide: from there on, what draws share of their images is said to widen intervals
 
 
@@ -69,10 +70,16 @@ def published(numbers: Numbers) -> list[str]:
     if not entries:
         return []
     others = "; ".join(f"{entry['accuracy']:g}%: {entry['what']} ({entry['source']})" for entry in entries)
+    images = provenance["dataset"]["test_images"]
+    right = np.array([entry["accuracy"] for entry in entries]) / 100
+    luck = 100 * Z_95 * np.sqrt(2 * right * (1 - right) / images).max()
     return [
         f"**Published elsewhere on {provenance['dataset']['name']}:** {others}.",
         f"Not the same work: this study has a split of its own, weights of {provenance['backbone']['weights']}, "
-        f"{provenance['parameters']['study'].get('resolution', '?')} pixels, and the classes that its limits name.",
+        f"{provenance['parameters']['study'].get('resolution', '?')} pixels, and the classes that its limits name. "
+        f"Luck of the test split: one and the same method, scored on two splits of {images:,} test images each, would "
+        f"differ by as much as {luck:.1f} points (95%, binomial), so a smaller distance from a published number says "
+        "nothing.",
     ]
 
 
@@ -280,14 +287,21 @@ def _best_rate_words(numbers: Numbers, sweep: Sweep) -> list[str]:
     label = rate_of(numbers, sweep.strategy, best.lr_scale)[0]
     return [
         f"Beside the strategies of this size, at the rates they have here: {label} gets {'; '.join(parts)} "
-        f"({counted(k, 'seed')}). It was chosen among {len(sweep.rates)} rates with the help of the watched "
-        "images, so this is a description and no verdict."
+        f"({counted(k, 'seed')}). It was chosen among {len(sweep.rates)} rates {_chosen_with(sweep)}."
     ]
+
+
+def _chosen_with(sweep: Sweep) -> str:
+    if sweep.chosen_on == "validation":
+        return "with the help of the watched images, so this is a description and no verdict"
+    return (
+        "by the very test images on which it is set beside the strategies here, since no image was left for "
+        "validation: the luck of that choice flatters it, and this is no verdict"
+    )
 
 
 def _rate_words(label: str, rate: Rate, sweep: Sweep, beside: str) -> str:
     measured = f"{percent(rate.test)}% of the test images right"
-    chosen = rate.val if sweep.chosen_on == "validation" else rate.test
     seeds = {1: "in its one seed", 2: "in both seeds"}.get(rate.k, f"in all {rate.k} seeds")
     moved = (
         f"the backbone moved {rate.drift_ratio:.2g} times as far as at the best rate"
@@ -300,7 +314,9 @@ def _rate_words(label: str, rate: Rate, sweep: Sweep, beside: str) -> str:
         train += f" and loss {rate.loss:.2g} at the end, {sweep.best.loss:.2g} at the best rate"
     if rate.what == "best":
         edge = "; it is the edge of what was tried, so a better one may lie outside" if sweep.edge else ""
-        return f"**{label}: the best**, with {percent(chosen)}% {sweep.chosen_on} accuracy ({measured}{edge})."
+        if sweep.chosen_on == "test":
+            return f"**{label}: the best**, by the test images themselves ({measured}{edge})."
+        return f"**{label}: the best**, with {percent(rate.val)}% validation accuracy ({measured}{edge})."
     if rate.what == "diverged":
         return f"**{label}: diverged** in {rate.diverged} of {counted(rate.k, 'run')} ({measured} on average)."
     if rate.what == "moved too far":
@@ -449,15 +465,18 @@ def limits(numbers: Numbers) -> list[str]:
     else:
         said.append("**No validation images were left** outside the draws, so there are no validation curves.")
     said.append(
-        f"**These test images.** Intervals marked 95% speak of other draws of training images, with the same "
+        f"**These test images.** Intervals marked 95% speak of other {numbers.over}, with the same "
         f"{dataset['test_images']:,} test images; those for new images add the luck of the test images. Neither "
         "speaks of images of another kind."
     )
     if numbers.uneven:
+        trained = "Training draws are balanced, the test images are not"
+        if not numbers.draws:
+            trained = "All images are trained on, as many of a class as there are, and the test images are uneven"
         said.append(
-            f"**Uneven classes.** Training draws are balanced, the test images are not: always answering the largest "
-            f"class gets {percent(numbers.baseline)}% right. Read balanced accuracy first; the pairs are judged on "
-            "accuracy, and the table of sensitivity repeats them on balanced accuracy."
+            f"**Uneven classes.** {trained}: always answering the largest class gets {percent(numbers.baseline)}% "
+            "right. Read balanced accuracy first; the pairs are judged on accuracy, and the table of sensitivity "
+            "repeats them on balanced accuracy."
         )
     untested = numbers.pairs[numbers.pairs["difference"].isna()]
     if len(untested):

@@ -503,6 +503,19 @@ def test_the_best_rate_of_a_sweep_is_set_beside_the_strategies(tmp_path: Path) -
     assert "against `last_block` (2 seeds)" in said
 
 
+def test_a_sweep_without_validation_says_that_the_test_images_chose(tmp_path: Path) -> None:
+    plan = Plan(strategies=TWO, sweep=SWEEP, validation=False)
+    (sweep,) = numbers_of(tmp_path / "a", plan).sweeps
+    assert sweep.chosen_on == "test"
+    said = wording.sweep_words(numbers_of(tmp_path / "b", plan), sweep)
+    assert any("the best**, by the test images themselves (" in line for line in said)
+    assert "by the very test images on which it is set beside" in said[-1]
+    watched = numbers_of(tmp_path / "c", replace(plan, validation=True))
+    said = wording.sweep_words(watched, watched.sweeps[0])
+    assert not any("test images themselves" in line for line in said)
+    assert "with the help of the watched images" in said[-1]
+
+
 def test_classes_that_gain_and_classes_that_lose_are_named(tmp_path: Path) -> None:
     numbers = numbers_of(tmp_path / "quick", Plan())
     row = replace(numbers.robust[0], classes_better=("functional",), classes_worse=("defective",))
@@ -558,8 +571,11 @@ def test_a_study_of_all_images_says_so_and_names_what_others_published(tmp_path:
     assert "88.42%: a CNN (Someone 2019)" in text
     assert "| Training images a class | all |" in text
     assert "**One set of training images.** Every seed trains on the same 1,968 images" in text
-    assert "draws of the training images" not in text
+    assert not re.search("draws of (the )?training images|Training draws are balanced", text)
+    assert "All images are trained on, as many of a class as there are" in text
     assert " 0 images" not in text
+    # two proportions of 656 images each, both 88.42%: 1.96 sqrt(2 p (1 - p) / n)
+    assert "would differ by as much as 3.5 points" in text
     assert set(json.loads((folder / "metrics.json").read_text())) == {"all"}
 
 
