@@ -13,7 +13,7 @@ from analysis import findings
 from analysis.findings import DECIDED_FROM, Numbers, Sweep
 from analysis.plots import p_value, signed
 from analysis.statistics import ALPHA
-from analysis.wording import learning_label, phase_rows, rate_of, sweep_rows, sweep_words
+from analysis.wording import learning_label, phase_rows, phase_verdict, rate_of, sweep_rows, sweep_words
 from analysis.words import Table, bracket, counted, percent, size_words
 
 GRADUAL, STOPPED, AT_ONCE = "gradual_unfreezing", "last_block", "fine_tune"
@@ -47,7 +47,10 @@ def _gradual(numbers: Numbers, size: int) -> Iterator[Exercise]:
         asked += f" Here {' + '.join(str(length) for length in lengths)} epochs, {size_words(numbers, size)}."
     labels = [learning_label(phase["lr"]) for phase in block["phases"]]
     words = [_phase_words(row, labels[row["phase"] - 1]) for row in gains.to_dict("records")]
-    words.append("The interval of each phase's gain stands alone, not corrected for the number of phases.")
+    words.append(
+        "A phase earned its place, or cost accuracy, where p is below 0.05, adjusted (Holm) over the phases of all "
+        "strategies of this size; the intervals stand alone."
+    )
     if STOPPED in numbers.names:
         words.append(_against_words(numbers, size, GRADUAL, STOPPED, "the last block and the head alone, all the way"))
     words.append(
@@ -61,14 +64,12 @@ def _phase_words(row: Mapping[Any, Any], label: str) -> str:
     if row["phase"] == 1:
         return f"{start}."
     gain = f"{signed(row['gain'])} points {bracket(row['gain_low'], row['gain_high'])}".strip()
-    if row["k"] < DECIDED_FROM:
-        verdict = f"whether it earned its place is open with {counted(int(row['k']), 'seed')}"
-    elif row["gain_low"] > 0:
-        verdict = "it earned its place"
-    elif row["gain_high"] < 0:
-        verdict = "it cost accuracy"
-    else:
-        verdict = "that it earned its place is not shown"
+    verdict = {
+        "open": f"whether it earned its place is open with {counted(int(row['k']), 'seed')}",
+        "earned": "it earned its place",
+        "cost": "it cost accuracy",
+        "not shown": "that it earned its place is not shown",
+    }[phase_verdict(row)]
     return f"{start}, {gain} in the phase: {verdict}."
 
 

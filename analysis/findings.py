@@ -410,10 +410,12 @@ def _last_loss(history: pd.DataFrame, scale: float, seeds: list[int]) -> float:
 def phase_gains(history: pd.DataFrame) -> pd.DataFrame:
     """Validation accuracy (percent) at the end of each phase of strategies with several, and what each phase added.
 
-    Columns: per_class, strategy, phase, k, mean, low, high, gain, gain_low, gain_high, wins; gains in points,
-    paired by seed. Diverged runs have no end of a phase where they stopped, and count up to there.
+    Columns: per_class, strategy, phase, k, mean, low, high, gain, gain_low, gain_high, p_holm, wins; gains in points,
+    paired by seed; p adjusted over all phases but the first of all strategies of a size, NaN where there is no test.
+    Diverged runs have no end of a phase where they stopped, and count up to there.
     """
     rows = []
+    families: dict[Any, list[tuple[dict[str, Any], float]]] = {}
     watched = _ends_of_phases(history)
     for (per_class, strategy), mine in watched.groupby(["per_class", "strategy"]):
         table = mine.pivot_table(index="seed", columns="phase", values="value", aggfunc="first") * 100
@@ -428,9 +430,15 @@ def phase_gains(history: pd.DataFrame) -> pd.DataFrame:
                 gains = (both[phase] - both[phase - 1]).to_numpy()
                 gain, gain_low, gain_high, _ = interval(gains)
                 row |= {"gain": gain, "gain_low": gain_low, "gain_high": gain_high, "wins": int((gains > 0).sum())}
+                tested = difference_of(both[phase - 1].to_numpy(), both[phase].to_numpy())
+                if tested is not None:
+                    families.setdefault(per_class, []).append((row, tested.p))
             rows.append(row)
-    columns = ["per_class", "strategy", "phase", "k", "mean", "low", "high", "gain", "gain_low", "gain_high", "wins"]
-    return pd.DataFrame(rows, columns=columns)
+    for family in families.values():
+        for (row, _), adjusted in zip(family, holm([p for _, p in family]), strict=True):
+            row["p_holm"] = float(adjusted)
+    columns = ["per_class", "strategy", "phase", "k", "mean", "low", "high", "gain", "gain_low", "gain_high", "p_holm"]
+    return pd.DataFrame(rows, columns=[*columns, "wins"])
 
 
 def _ends_of_phases(history: pd.DataFrame) -> pd.DataFrame:

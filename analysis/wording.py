@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
 from analysis import findings
-from analysis.findings import CITABLE_FROM, DECIDED_FROM, REFERENCE, Numbers, Rate, Robustness, Sweep
+from analysis.findings import ALPHA, CITABLE_FROM, DECIDED_FROM, REFERENCE, Numbers, Rate, Robustness, Sweep
 from analysis.plots import p_value, rate_text, signed
 from analysis.tables import GROUPS, Tables, group_rates, size_name
 from analysis.words import (
@@ -205,21 +205,32 @@ def phase_rows(numbers: Numbers, gains: pd.DataFrame) -> Table:
             wins = f"{row['wins']:.0f} of {row['k']}" if np.isfinite(row["wins"]) else NONE
             name = f"`{strategy}`" if row["phase"] == 1 else ""
             head = (name, f"{row['phase']}: {label}", NONE if length is None else str(length))
-            rows.append((*head, reached, gain, wins, _earned(row)))
+            p = p_value(row["p_holm"]) if np.isfinite(row["p_holm"]) else NONE
+            rows.append((*head, reached, gain, p, wins, _EARNED[phase_verdict(row)]))
     header = ("Strategy", "Phase: learning", "Epochs", "Validation accuracy, % [95%]", "Gain, points [95%]")
-    return Table((*header, "Seeds that gained", "Earned its place?"), tuple(rows), frozenset({2, 3, 4, 5}))
+    judged = ("Adjusted p", "Seeds that gained", "Earned its place?")
+    return Table((*header, *judged), tuple(rows), frozenset({2, 3, 4, 5, 6}))
 
 
-def _earned(row: Mapping[Any, Any]) -> str:
+PhaseVerdict = Literal["first", "open", "earned", "cost", "not shown"]
+_EARNED: Mapping[PhaseVerdict, str] = {
+    "first": NONE,
+    "open": f"open: fewer than {DECIDED_FROM} seeds",
+    "earned": "yes",
+    "cost": "no: it cost accuracy",
+    "not shown": "not shown",
+}
+
+
+def phase_verdict(row: Mapping[Any, Any]) -> PhaseVerdict:
+    """Whether a phase, a row of `findings.phase_gains`, earned its place: shown by the adjusted p, or not."""
     if row["phase"] == 1:
-        return NONE
+        return "first"
     if row["k"] < DECIDED_FROM:
-        return f"open: fewer than {DECIDED_FROM} seeds"
-    if row["gain_low"] > 0:
-        return "yes"
-    if row["gain_high"] < 0:
-        return "no: it cost accuracy"
-    return "not shown"
+        return "open"
+    if not row["p_holm"] < ALPHA:
+        return "not shown"
+    return "earned" if row["gain"] > 0 else "cost"
 
 
 def ablation_rows(numbers: Numbers) -> Table:

@@ -57,7 +57,7 @@ def test_exercise_1_says_what_each_phase_reached_and_gained(tmp_path: Path) -> N
         assert f"{mean:.1f}% validation accuracy" in exercise.words[phase - 1]
     assert "earned its place" in exercise.words[1]
     assert len(exercise.table.rows) == 3
-    assert "not corrected for the number of phases" in exercise.words[3]
+    assert "adjusted (Holm) over the phases of all strategies of this size" in exercise.words[3]
     assert "(`last_block`): " in exercise.words[4]
     assert "`gradual_unfreezing` against everything learning" in exercise.words[-1]
 

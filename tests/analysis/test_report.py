@@ -631,6 +631,34 @@ def test_gains_of_phases_are_paired_by_seed(tmp_path: Path) -> None:
     assert set(numbers.gains["strategy"]) == {"gradual_unfreezing", "lp_ft"}
 
 
+def test_verdicts_on_phases_are_adjusted_over_all_phases_of_a_size(tmp_path: Path) -> None:
+    """Gains that stand alone but not together: Holm by hand over two phases of one strategy and one of another."""
+    spread = np.array([-2.0, -1.0, 0.0, 1.0, 2.0]) / 100
+    ends = {  # fractions at the end of each phase, five seeds; each later one gains its number plus the spread
+        "gradual_unfreezing": [0.5 + 0 * spread, 0.52 + spread, 0.54 + 2 * spread],
+        "lp_ft": [0.5 + 0 * spread, 0.6 + spread],
+    }
+    rows = [
+        {"role": "final", "strategy": name, "per_class": 100, "lr_scale": 1.0, "seed": seed, "phase": phase}
+        | {"epoch": phase, "split": "val", "metric": "accuracy", "value": value}
+        for name, phases in ends.items()
+        for phase, values in enumerate(phases, start=1)
+        for seed, value in enumerate(values)
+    ]
+    gains = findings.phase_gains(pd.DataFrame(rows)).set_index(["strategy", "phase"])
+    small, large = (stats.ttest_1samp(100 * spread + gain, 0).pvalue for gain in (2, 10))
+    assert small < 0.05 < 2 * small
+    assert gains.loc[("lp_ft", 2), "p_holm"] == pytest.approx(3 * large)
+    for phase in (2, 3):
+        assert gains.loc[("gradual_unfreezing", phase), "p_holm"] == pytest.approx(2 * small)
+    assert np.isnan(gains.loc[("lp_ft", 1), "p_holm"])
+    verdicts = [wording.phase_verdict(row) for row in gains.reset_index().to_dict("records")]
+    assert verdicts == ["first", "not shown", "not shown", "first", "earned"]
+    lost = {"phase": 2, "k": 5, "gain": -3.0, "p_holm": 0.01}
+    assert wording.phase_verdict(lost) == "cost"
+    assert wording.phase_verdict({**lost, "k": 2}) == "open"
+
+
 def test_ablations_are_paired_with_the_strategy_that_they_change(tmp_path: Path) -> None:
     plan = Plan(strategies=TWO, ablations={"fine_tune_batch_norm_frozen": ("fine_tune", -6.0)})
     folder = write_tables(tmp_path / "quick", plan)
