@@ -11,11 +11,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from analysis.statistics import Paired, crossed_interval, holm, mean_interval, paired_difference
+from analysis.statistics import ALPHA, Paired, crossed_interval, holm, mean_interval, paired_difference
 from analysis.tables import ALL, GROUPS, Predictions, Tables, TablesError
 
 REFERENCE = "feature_extraction"  # fixed beforehand, whatever the runs say
-ALPHA = 0.05  # of adjusted p-values
 DECIDED_FROM = 5  # seeds; below, nothing is decided
 CITABLE_FROM = 10  # seeds; below, a study is exploratory
 

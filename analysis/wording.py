@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 
 from analysis import findings
-from analysis.findings import ALPHA, CITABLE_FROM, DECIDED_FROM, REFERENCE, Numbers, Rate, Robustness, Sweep
+from analysis.findings import CITABLE_FROM, DECIDED_FROM, REFERENCE, Numbers, Rate, Robustness, Sweep
 from analysis.plots import p_value, rate_text, signed
+from analysis.statistics import ALPHA
 from analysis.tables import GROUPS, Tables, group_rates, size_name
 from analysis.words import (
     NONE,
