@@ -196,11 +196,11 @@ def _diverged(top: Top, rows: Mapping[str, dict[str, Any]]) -> str:
 
 
 def _log_loss(top: Top, rows: Mapping[str, dict[str, Any]]) -> str:
-    """Who gives the best probabilities, where it is not the strategy that is advised first for its accuracy."""
+    """Who gives the best probabilities, where not all strategies that are advised for their accuracy do."""
     if top.state != "decided" or not top.members:
         return ""
     best = min(rows.values(), key=lambda row: float(row["log_loss"]))
-    if f"{best['log_loss']:.2f}" == f"{rows[top.members[0]]['log_loss']:.2f}":
+    if {f"{rows[name]['log_loss']:.2f}" for name in top.members} == {f"{best['log_loss']:.2f}"}:
         return ""
     others = ", ".join(f"`{name}` {rows[name]['log_loss']:.2f}" for name in top.members if name != best["strategy"])
     return (

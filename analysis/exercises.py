@@ -93,11 +93,13 @@ def _three_ways(numbers: Numbers, size: int) -> Iterator[Exercise]:
         "Test accuracy, % [95%]",
         "Gap, points",
     )
+    validated = any(np.isfinite(_last_validation(numbers, size, name)) for name in THREE)
     words = [
         _against_words(numbers, size, "feature_extraction", "scratch", "training from scratch"),
         _against_words(numbers, size, "fine_tune", "scratch", "training from scratch"),
         _against_words(numbers, size, "fine_tune", "feature_extraction", "the frozen backbone"),
-        "How training and validation accuracy went, epoch by epoch, stands under *Learning curves*.",
+        f"How training {'and validation ' if validated else ''}accuracy went, epoch by epoch, stands under *Learning "
+        f"curves*{'' if validated else '; no image was left for validation'}.",
     ]
     asked = f"From scratch, frozen, fine-tuned on {size_words(numbers, size)}: training and validation accuracy."
     yield Exercise(

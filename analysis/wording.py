@@ -399,7 +399,8 @@ def _draws(numbers: Numbers) -> str:
     if not numbers.draws:
         return (
             f"**One set of training images.** Every seed trains on the same {dataset['pool_images']:,} images; seeds "
-            "differ in the head they start from, the order of the images and the flips. Intervals speak of that alone: "
+            "differ in the random weights they start from (the head's, or all), the order of the images and their "
+            "augmentation. Intervals speak of that alone: "
             "other training images would add to them."
         )
     words = "; ".join(overlap_words(numbers))

@@ -76,6 +76,14 @@ def test_exercise_2_compares_scratch_frozen_and_fine_tuned(tmp_path: Path, seeds
     gain = 100 * np.mean(pivot["fine_tune"] - pivot["scratch"])
     assert f"`fine_tune` against training from scratch (`scratch`): +{gain:.1f} points" in exercise.words[1]
     assert said in exercise.words[1]
+    assert exercise.words[-1].startswith("How training and validation accuracy went")
+
+
+def test_exercise_2_does_not_promise_validation_curves_that_are_not_there(tmp_path: Path) -> None:
+    exercise = answered(numbers_of(tmp_path, replace(FULL, validation=False)))[0]
+    assert exercise.title.startswith("Exercise 2")
+    assert exercise.words[-1].startswith("How training accuracy went")
+    assert "no image was left for validation" in exercise.words[-1]
 
 
 def test_exercise_3_says_what_went_wrong_at_each_rate(tmp_path: Path) -> None:

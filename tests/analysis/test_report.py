@@ -375,6 +375,9 @@ def test_the_answer_says_who_gives_the_better_probabilities(tmp_path: Path) -> N
     losses = alike.strategies.assign(log_loss=alike.strategies["strategy"].map({first: 0.9, second: 0.4}))
     said = answer(replace(alike, strategies=losses), alike.tops[0]).caution
     assert f"By log loss `{second}` is best (0.40; `{first}` 0.90)" in said
+    losses = alike.strategies.assign(log_loss=alike.strategies["strategy"].map({first: 0.4, second: 0.9}))
+    said = answer(replace(alike, strategies=losses), alike.tops[0]).caution
+    assert f"By log loss `{first}` is best (0.40; `{second}` 0.90)" in said
 
 
 def test_a_strategy_that_gives_all_images_one_class_is_named(tmp_path: Path) -> None:
