@@ -255,9 +255,7 @@ def _verdict(claim: Claim, tested: Sequence[_Tested], p: float | None) -> tuple[
     ]
     if against and (p < ALPHA or len(tested) > 1):
         pair, part = against[0]
-        opposite = part.part.margin >= 0 and pair.high < 0
-        why = "the opposite holds" if opposite else "the effect stays under the margin"
-        return "refuted", f"{why}: {shown}{few}{flags}", ""
+        return "refuted", f"{_why_refuted(pair, part.part.margin)}: {shown}{few}{flags}", ""
     weakest = max(zip(pairs, tested, strict=True), key=lambda both: both[0].p)[0]
     wanted = f"about {weakest.seeds_needed} seeds" if weakest.seeds_needed else "more than 10,000 seeds"
     needs = (
@@ -267,6 +265,12 @@ def _verdict(claim: Claim, tested: Sequence[_Tested], p: float | None) -> tuple[
     return "open", f"the runs can't tell: {shown}{few}{flags}", needs
 
 
+def _why_refuted(pair: Paired, margin: float) -> str:
+    if margin < 0:
+        return f"it falls behind by more than the {-margin:g} that the rule allows"
+    return "the opposite holds" if pair.high < 0 else "the effect stays under the margin"
+
+
 def _shown(per_class: int, tested: _Tested) -> str:
     part, pair = tested.part, tested.paired
     assert pair is not None
@@ -274,7 +278,7 @@ def _shown(per_class: int, tested: _Tested) -> str:
     return (
         f"{part.better} minus {part.worse} with {size_name(per_class)}{change}: {_signed(pair.difference)} "
         f"[{_signed(pair.low)}, {_signed(pair.high)}] "
-        f"{part.unit} over {pair.k} seeds, margin {part.margin:g}{tested.halves}"
+        f"{part.unit} over {pair.k} seeds, margin {f'{part.margin:g}'.replace('-', '−')}{tested.halves}"
     )
 
 

@@ -78,6 +78,10 @@ def test_the_opposite_of_a_rule_refutes_it_and_so_does_an_effect_under_the_margi
     small = only([claim("fine_tune", "feature_extraction", margin=15)], given)
     assert small["verdict"] == "refuted"
     assert "under the margin" in small["reason"]
+    behind = only([claim("feature_extraction", "fine_tune", margin=-1)], given)
+    assert behind["verdict"] == "refuted"
+    assert behind["reason"].startswith("it falls behind by more than the 1 that the rule allows: ")
+    assert "margin −1" in behind["reason"]
 
 
 def test_fewer_than_five_seeds_leave_every_claim_open_and_five_are_exploratory(tmp_path: Path) -> None:
