@@ -12,6 +12,7 @@ from analysis import findings
 from analysis.findings import CITABLE_FROM, DECIDED_FROM, REFERENCE, Numbers, Top
 from analysis.plots import signed
 from analysis.tables import used_scale
+from analysis.wording import rate_of
 from analysis.words import bracket, counted, gain_words, joined, joined_words, percent, seconds, share, size_words
 
 ABOUT_THE_SAME = 1.25  # times the seconds of the cheapest
@@ -68,6 +69,7 @@ def answer(numbers: Numbers, top: Top) -> Answer:
         _one_class(numbers, top.per_class),
         _log_loss(top, rows),
         _ablation(numbers, top),
+        _swept(numbers, top),
         _uneven(numbers, rows),
     ]
     return Answer(
@@ -217,7 +219,7 @@ def _ablation(numbers: Numbers, top: Top) -> str:
     if better.empty or top.state != "decided" or not top.members:
         return ""
     row = better.sort_values("test_accuracy").iloc[-1]
-    best = max(top.members, key=lambda name: float(numbers.of(top.per_class, name)["test_accuracy"]))
+    best = _most_accurate(numbers, top)
     advised = numbers.of(top.per_class, best)
     # Ablations are trained whenever there is time, beside other work: the time of what they change says more.
     changed = numbers.of(top.per_class, row["of"])["seconds"] if row["of"] in numbers.names else float("nan")
@@ -240,6 +242,31 @@ def _ablation(numbers: Numbers, top: Top) -> str:
         f"{seconds(advised['seconds'])} a run). It is {among}: a reason to look further, not a result, "
         "but for what *Claims* says of it."
     )
+
+
+def _swept(numbers: Numbers, top: Top) -> str:
+    """The best rate of each sweep that does better than the best strategy: rates, too, were not compared."""
+    if top.state != "decided" or not top.members:
+        return ""
+    advised, runs, said = _most_accurate(numbers, top), numbers.tables.sweep, []
+    for sweep in numbers.sweeps:
+        if sweep.per_class != top.per_class or sweep.best is None:
+            continue
+        ours = runs[(runs["strategy"] == sweep.strategy) & (runs["lr_scale"] == sweep.best.lr_scale)]
+        found = findings.between(numbers.tables, top.per_class, advised, ours)
+        if found and found["low"] > 0:
+            label = rate_of(numbers, sweep.strategy, sweep.best.lr_scale)[0]
+            on = "the test images themselves" if sweep.chosen_on == "test" else "the watched images"
+            said.append(
+                f"**Another rate to look at:** `{sweep.strategy}` at {label} gains {gain_words(found)} on `{advised}` "
+                f"(paired over {counted(found['k'], 'seed')}; the best of {len(sweep.rates)} rates, chosen on {on}): a "
+                "reason to look further, not a result."
+            )
+    return " ".join(said)
+
+
+def _most_accurate(numbers: Numbers, top: Top) -> str:
+    return max(top.members, key=lambda name: float(numbers.of(top.per_class, name)["test_accuracy"]))
 
 
 def _uneven(numbers: Numbers, rows: Mapping[str, dict[str, Any]]) -> str:
@@ -291,6 +318,8 @@ def _caution(numbers: Numbers, top: Top) -> str:
             f"Not told apart does not mean equal: between a typical pair of them, a true difference below about "
             f"{percent(float(found.median()))} points would be missed more than one time in five, before correction."
         )
+    if numbers.tables.provenance["parameters"]["study"].get("learning_rates", "textbook") == "textbook":
+        parts.append("**Rates are the textbook's, not tuned:** with better ones the order may be another.")
     parts += tuned_on_few(numbers, top.per_class) + _at_the_edge(numbers, top)
     if _so_far(numbers, top.per_class):
         parts.append("Some declared runs of strategies are missing; they are named under Limits.")

@@ -380,6 +380,21 @@ def test_the_answer_says_who_gives_the_better_probabilities(tmp_path: Path) -> N
     assert f"By log loss `{first}` is best (0.40; `{second}` 0.90)" in said
 
 
+def test_the_answer_names_a_swept_rate_that_beats_the_best_strategy(tmp_path: Path) -> None:
+    # Swept runs get 79% at scale 1 and less at others, whatever the strategies get.
+    plan = Plan(strategies={"scratch": 0.5, "fine_tune": 0.7}, sweep=SWEEP, sweep_seeds=(0, 1, 2), run_sd=0.3)
+    numbers = numbers_of(tmp_path / "behind", plan)
+    ours = numbers.tables.sweep.query("lr_scale == 1").set_index("seed")["test_accuracy"]
+    runs = numbers.tables.runs.query("strategy == 'fine_tune'").set_index("seed")["test_accuracy"]
+    gain = 100 * (ours - runs).dropna().mean()
+    caution = answer(numbers, numbers.tops[0]).caution
+    assert f"**Another rate to look at:** `fine_tune_one_rate` at 1e-4 gains +{gain:.1f} points" in caution
+    assert "(paired over 3 seeds; the best of 4 rates, chosen on the watched images)" in caution
+    assert "**Rates are the textbook's, not tuned:**" in caution
+    ahead = numbers_of(tmp_path / "ahead", replace(plan, strategies={"scratch": 0.5, "fine_tune": 0.9}))
+    assert "Another rate" not in answer(ahead, ahead.tops[0]).caution
+
+
 def test_a_strategy_that_gives_all_images_one_class_is_named(tmp_path: Path) -> None:
     tables = load(write_tables(tmp_path / "quick", Plan(strategies=TWO)))
     assert findings.one_class(tables, 100) == {}
