@@ -200,7 +200,10 @@ def complete(study: str, role: Role, strategy: str | None = None) -> None:
     """Train the declared cells that the run store lacks, store each as it finishes, and mirror all to MLflow."""
     bench = Workbench(study)
     cells = bench.declared(role, strategy)
-    places = {runs.folder(command.RESULTS, cell) for cell in cells} or {command.RESULTS / study / role}
+    # DVC runs `train` for every strategy of params.yaml; for one that the study leaves out it, too, wants a folder.
+    places = {runs.folder(command.RESULTS, cell) for cell in cells} or {
+        command.RESULTS / study / role / (strategy or "")
+    }
     with runs.lock(command.RESULTS, study):
         for place in places:
             place.mkdir(parents=True, exist_ok=True)
