@@ -248,12 +248,11 @@ def _swept(numbers: Numbers, top: Top) -> str:
     """The best rate of each sweep that does better than the best strategy: rates, too, were not compared."""
     if top.state != "decided" or not top.members:
         return ""
-    advised, runs, said = _most_accurate(numbers, top), numbers.tables.sweep, []
+    advised, said = _most_accurate(numbers, top), []
     for sweep in numbers.sweeps:
         if sweep.per_class != top.per_class or sweep.best is None:
             continue
-        ours = runs[(runs["strategy"] == sweep.strategy) & (runs["lr_scale"] == sweep.best.lr_scale)]
-        found = findings.between(numbers.tables, top.per_class, advised, ours)
+        found = findings.best_rate_gain(numbers.tables, sweep, advised)
         if found and found["low"] > 0:
             label = rate_of(numbers, sweep.strategy, sweep.best.lr_scale)[0]
             on = "the test images themselves" if sweep.chosen_on == "test" else "the watched images"
@@ -318,7 +317,7 @@ def _caution(numbers: Numbers, top: Top) -> str:
             f"Not told apart does not mean equal: between a typical pair of them, a true difference below about "
             f"{percent(float(found.median()))} points would be missed more than one time in five, before correction."
         )
-    if numbers.tables.provenance["parameters"]["study"].get("learning_rates", "textbook") == "textbook":
+    if not numbers.tuned:
         parts.append("**Rates are the textbook's, not tuned:** with better ones the order may be another.")
     parts += tuned_on_few(numbers, top.per_class) + _at_the_edge(numbers, top)
     if _so_far(numbers, top.per_class):

@@ -48,8 +48,8 @@ def _gradual(numbers: Numbers, size: int) -> Iterator[Exercise]:
     labels = [learning_label(phase["lr"]) for phase in block["phases"]]
     words = [_phase_words(row, labels[row["phase"] - 1]) for row in gains.to_dict("records")]
     words.append(
-        "A phase earned its place, or cost accuracy, where p is below 0.05, adjusted (Holm) over the phases of all "
-        "strategies of this size; the intervals stand alone."
+        f"A phase earned its place, or cost accuracy, where p is below {ALPHA:g}, adjusted (Holm) over the phases of "
+        "all strategies of this size; the intervals stand alone."
     )
     if STOPPED in numbers.names:
         words.append(_against_words(numbers, size, GRADUAL, STOPPED, "the last block and the head alone, all the way"))
@@ -93,13 +93,14 @@ def _three_ways(numbers: Numbers, size: int) -> Iterator[Exercise]:
         "Test accuracy, % [95%]",
         "Gap, points",
     )
-    validated = any(np.isfinite(_last_validation(numbers, size, name)) for name in THREE)
     words = [
         _against_words(numbers, size, "feature_extraction", "scratch", "training from scratch"),
         _against_words(numbers, size, "fine_tune", "scratch", "training from scratch"),
         _against_words(numbers, size, "fine_tune", "feature_extraction", "the frozen backbone"),
-        f"How training {'and validation ' if validated else ''}accuracy went, epoch by epoch, stands under *Learning "
-        f"curves*{'' if validated else '; no image was left for validation'}.",
+        "How training and validation accuracy went, epoch by epoch, stands under *Learning curves*."
+        if numbers.validated
+        else "How training accuracy went, epoch by epoch, stands under *Learning curves*; no image was left for "
+        "validation.",
     ]
     asked = f"From scratch, frozen, fine-tuned on {size_words(numbers, size)}: training and validation accuracy."
     yield Exercise(

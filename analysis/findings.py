@@ -113,12 +113,17 @@ def comparisons(study: str, runs: pd.DataFrame, predictions: Predictions) -> pd.
                 }
                 family.append(row)
             rows.append(row)
-        if family:
-            for row, adjusted in zip(family, holm([row["p"] for row in family]), strict=True):
-                row["p_holm"] = float(adjusted)
+        _adjust(family)
     frame = pd.DataFrame(rows, columns=COMPARISON_COLUMNS)
     numbers = COMPARISON_COLUMNS[COMPARISON_COLUMNS.index("difference") :]
     return frame.astype({**dict.fromkeys(numbers, "float64"), "wins": "Int64"})
+
+
+def _adjust(family: Sequence[dict[str, Any]]) -> None:
+    """Write p_holm beside p in every row of a family of tests."""
+    if family:
+        for row, adjusted in zip(family, holm([row["p"] for row in family]), strict=True):
+            row["p_holm"] = float(adjusted)
 
 
 def _points(column: pd.Series[float]) -> Floats:
@@ -414,7 +419,7 @@ def phase_gains(history: pd.DataFrame) -> pd.DataFrame:
     Diverged runs have no end of a phase where they stopped, and count up to there.
     """
     rows = []
-    families: dict[Any, list[tuple[dict[str, Any], float]]] = {}
+    families: dict[Any, list[dict[str, Any]]] = {}
     watched = _ends_of_phases(history)
     for (per_class, strategy), mine in watched.groupby(["per_class", "strategy"]):
         table = mine.pivot_table(index="seed", columns="phase", values="value", aggfunc="first") * 100
@@ -431,11 +436,11 @@ def phase_gains(history: pd.DataFrame) -> pd.DataFrame:
                 row |= {"gain": gain, "gain_low": gain_low, "gain_high": gain_high, "wins": int((gains > 0).sum())}
                 tested = difference_of(both[phase - 1].to_numpy(), both[phase].to_numpy())
                 if tested is not None:
-                    families.setdefault(per_class, []).append((row, tested.p))
+                    row["p"] = tested.p
+                    families.setdefault(per_class, []).append(row)
             rows.append(row)
     for family in families.values():
-        for (row, _), adjusted in zip(family, holm([p for _, p in family]), strict=True):
-            row["p_holm"] = float(adjusted)
+        _adjust(family)
     columns = ["per_class", "strategy", "phase", "k", "mean", "low", "high", "gain", "gain_low", "gain_high", "p_holm"]
     return pd.DataFrame(rows, columns=[*columns, "wins"])
 
@@ -522,6 +527,15 @@ def between(tables: Tables, per_class: int, strategy: str, ours: pd.DataFrame) -
     return None if found is None else {"k": k, "difference": found.difference, "low": found.low, "high": found.high}
 
 
+def best_rate_gain(tables: Tables, sweep: Sweep, strategy: str) -> dict[str, Any] | None:
+    """The runs at the best rate of a sweep minus a final strategy of its size, as in `between`; None: no best rate."""
+    if sweep.best is None:
+        return None
+    runs = tables.sweep
+    ours = runs[(runs["strategy"] == sweep.strategy) & (runs["lr_scale"] == sweep.best.lr_scale)]
+    return between(tables, sweep.per_class, strategy, ours)
+
+
 def overlap(per_class: int, pool_images: int, test_class_counts: Sequence[int]) -> float:
     """The share of training images that two draws have in common, expected where pool and test have equal shares."""
     if per_class == ALL:
@@ -551,6 +565,17 @@ class Numbers:
         """How many images in all judged each rate of this size; None where rates were not tuned."""
         found: int | None = self.tables.provenance["parameters"].get("tuning_images", {}).get(str(per_class))
         return found
+
+    @property
+    def tuned(self) -> bool:
+        """Whether rates were tuned, and not the textbook's."""
+        study = self.tables.provenance["parameters"]["study"]
+        return bool(study.get("learning_rates", "textbook") != "textbook")
+
+    @property
+    def validated(self) -> bool:
+        """Whether images outside the draws were watched as validation."""
+        return bool(self.tables.history["split"].eq("val").any())
 
     @property
     def draws(self) -> bool:

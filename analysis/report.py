@@ -572,9 +572,8 @@ def _finder(numbers: Numbers) -> dict[str, Any] | None:
     if tables.lr_suggestions.empty:
         return None
     table = finder.compared(tables.lr_suggestions, tables.provenance)
-    tuned = tables.provenance["parameters"]["study"].get("learning_rates") == "tuned"
     sizes = [size_name(int(size)) for size in table["per_class"].unique()] if len(numbers.sizes) > 1 else []
-    return {"words": finder.words(table, tuned), "table": finder.rows_of(table), "sizes": " and ".join(sizes)}
+    return {"words": finder.words(table, numbers.tuned), "table": finder.rows_of(table), "sizes": " and ".join(sizes)}
 
 
 def write(folder: Path) -> list[Answer]:

@@ -257,6 +257,15 @@ _power = power  # smallest_detectable and seeds_needed take a power by that name
 
 
 @cache
+def luck_of_the_split(accuracy: float, images: int, confidence: float = CONFIDENCE) -> float:
+    """How far the accuracies (fractions) of one method on two independent test splits of `images` each may differ.
+
+    The half-width of the interval of a difference of two proportions, normal approximation.
+    """
+    width = stats.norm.ppf((1 + confidence) / 2) * np.sqrt(2 * accuracy * (1 - accuracy) / images)
+    return float(width)
+
+
 def _critical(df: int, alpha: float) -> float:
     return float(stats.t.isf(alpha / 2, df))
 

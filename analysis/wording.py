@@ -11,7 +11,7 @@ import pandas as pd
 from analysis import findings
 from analysis.findings import CITABLE_FROM, DECIDED_FROM, REFERENCE, Numbers, Rate, Robustness, Sweep
 from analysis.plots import p_value, rate_text, signed
-from analysis.statistics import ALPHA
+from analysis.statistics import ALPHA, luck_of_the_split
 from analysis.tables import GROUPS, Tables, group_rates, size_name
 from analysis.words import (
     NONE,
@@ -36,7 +36,6 @@ ROLE_NAMES = {
     "sweep": "runs of the sweep",
     "ablation": "runs of ablations",
 }
-Z_95 = 1.96  # standard deviations on either side that hold 95% of a normal distribution
 WIDER = 1.1  # times as wide: from there on, what draws share of their images is said to widen intervals
 
 
@@ -72,8 +71,7 @@ def published(numbers: Numbers) -> list[str]:
         return []
     others = "; ".join(f"{entry['accuracy']:g}%: {entry['what']} ({entry['source']})" for entry in entries)
     images = provenance["dataset"]["test_images"]
-    right = np.array([entry["accuracy"] for entry in entries]) / 100
-    luck = 100 * Z_95 * np.sqrt(2 * right * (1 - right) / images).max()
+    luck = max(100 * luck_of_the_split(entry["accuracy"] / 100, images) for entry in entries)
     return [
         f"**Published elsewhere on {provenance['dataset']['name']}:** {others}.",
         f"Not the same work: this study has a split of its own, weights of {provenance['backbone']['weights']}, "
@@ -283,14 +281,12 @@ def _best_rate_words(numbers: Numbers, sweep: Sweep) -> list[str]:
     sized = numbers.strategies[numbers.strategies["per_class"] == sweep.per_class]
     if best is None or sized.empty:
         return []
-    runs = numbers.tables.sweep
-    ours = runs[(runs["strategy"] == sweep.strategy) & (runs["lr_scale"] == best.lr_scale)]
     top = str(sized.sort_values("test_accuracy")["strategy"].iloc[-1])
     changed = numbers.tables.provenance["parameters"]["strategies"].get(sweep.strategy, {}).get("of")
     measured = {
         name: found
         for name in dict.fromkeys((changed, top))
-        if name and (found := findings.between(numbers.tables, sweep.per_class, name, ours))
+        if name and (found := findings.best_rate_gain(numbers.tables, sweep, name))
     }
     if not measured:
         return []
@@ -446,8 +442,7 @@ def limits(numbers: Numbers) -> list[str]:
         f"resolution ({study.get('resolution', '?')} pixels), one budget ({study['epochs']} epochs). Another of any of "
         "these can change the order."
     )
-    rates = study.get("learning_rates", "textbook")
-    if rates == "textbook":
+    if not numbers.tuned:
         said.append(
             "**Rates are the textbook's, not tuned.** A strategy that looks worse may only have a worse rate; "
             "`learning_rates: tuned` gives every strategy the same search."
@@ -469,7 +464,7 @@ def limits(numbers: Numbers) -> list[str]:
             f"{', '.join(f'`{commit}`' for commit in dirty)}."
         )
     watched = dataset.get("watched_images", 0)
-    if tables.history["split"].eq("val").any():
+    if numbers.validated:
         said.append(
             f"**Validation is watched, not used.** The validation curves come from {watched:,} images outside every "
             "draw. They chose no rate and stopped no run; which rate of a sweep is called best, and whether a phase "

@@ -131,3 +131,9 @@ def test_the_interval_of_a_mean_is_scipys_and_claims_nothing_without_spread() ->
     assert (got.low, got.high) == pytest.approx(tuple(stats.ttest_1samp(A, 0).confidence_interval(0.95)))
     assert math.isnan(s.mean_interval([70.0]).low)
     assert math.isnan(s.mean_interval([70.0, 70.0, 70.0]).high)
+
+
+def test_luck_of_the_split_is_the_interval_of_a_difference_of_two_proportions() -> None:
+    """At one half and 50 images the difference has a standard deviation of exactly 0.1."""
+    assert s.luck_of_the_split(0.5, 50) == pytest.approx(0.1 * stats.norm.ppf(0.975))
+    assert s.luck_of_the_split(1.0, 50) == 0
