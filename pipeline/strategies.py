@@ -16,6 +16,23 @@ BatchNorm = Literal["train", "statistics_fixed", "frozen"]
 Augmentation = Literal["none", "flip", "crop_and_colour"]
 Normalisation = Literal["own", "imagenet", "none"]
 FrozenGroups = Literal["frozen", "batch_norm_forgotten"]
+Learn = Literal["all", "norms"]
+Head = Literal["linear", "lda", "nearest_mean"]
+Crop = Literal["own", "whole"]
+Norm = Literal["batch", "layer", "none"]
+Precision = Literal["float32", "bfloat16"]
+Metric = Literal["accuracy", "balanced_accuracy"]
+
+BACKBONES: Mapping[str, Norm] = {  # every name in params.yaml, with the kind of its normalisation layers
+    "efficientnet_lite0": "batch",
+    "efficientnet_lite1": "batch",
+    "efficientnet_lite2": "batch",
+    "resnet18": "batch",
+    "resnet50": "batch",
+    "mobilenet_v3_large": "batch",
+    "convnext_tiny": "layer",
+    "squeezenet1_1": "none",
+}
 
 
 @dataclass(frozen=True)
@@ -47,13 +64,22 @@ class Strategy:
     """An ordered list of phases, and what else sets this way of adapting a backbone apart."""
 
     name: str
-    phases: tuple[Phase, ...]
+    phases: tuple[Phase, ...]  # none where the head has a closed form
     weights: Weights = "pretrained"
-    batch_norm: BatchNorm = "train"  # of the learning groups; a frozen group's is always frozen
+    batch_norm: BatchNorm = "frozen"  # of the learning groups; a frozen group's is always frozen
     dropout: float = 0.0  # probability, in front of the head
     augmentation: Augmentation = "flip"
     normalisation: Normalisation = "own"
     frozen_groups: FrozenGroups = "frozen"
+    learn: Learn = "all"  # of the learning groups: every weight, or scale and shift of the norms alone; the head always
+    head: Head = "linear"
+    crop: Crop = "own"
+    interpolate: float = 0.0  # how far all weights go back to the end of the head phase before the judged images
+
+    @property
+    def closed_form(self) -> bool:
+        """Whether the head is computed from the features of the plain view: nothing learns, no rate matters."""
+        return self.head != "linear"
 
     def scaled(self, lr_scale: float) -> Strategy:
         """The same strategy with every rate of every phase multiplied by `lr_scale`."""

@@ -1,0 +1,39 @@
+"""Write files so that a reader, or a crash, meets the old content or the new, never half of it."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from pathlib import Path
+
+PARTIAL = ".partial-"  # what a killed writer leaves begins with this
+
+
+def partial_of(target: Path) -> Path:
+    """A name beside `target` that no other writer uses."""
+    return target.with_name(f"{PARTIAL}{uuid.uuid4().hex[:8]}-{target.name}")
+
+
+def write_atomically(target: Path, content: bytes) -> None:
+    """Write a file under another name, sync it, rename it. Raises OSError; the partial file is gone then."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = partial_of(target)
+    try:
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(target)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    sync_folder(target.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename in `folder` last."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
