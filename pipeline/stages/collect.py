@@ -6,20 +6,22 @@ import csv
 import io
 import logging
 import math
+import zipfile
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
 
-from pipeline import backbones, phases, runs
+from pipeline import backbones, phases
+from pipeline.files import write_atomically
 from pipeline.runs import RunStoreError, StoredRun
 from pipeline.stages import cells, command, lr_finder, prepared
 from pipeline.stages.cells import Workbench
 from pipeline.stages.lr_finder import StoredTest
-from pipeline.strategies import Cell, Role, size_words
+from pipeline.strategies import Cell, Role
 
 LOG = logging.getLogger(__name__)
 
@@ -37,41 +39,64 @@ SUGGESTION_COLUMNS = ("study", "strategy", "per_class", "seed", "steepest", "ten
 def collect(study: str) -> None:
     """Write the tables of reports/<study>/, the predictions and the provenance.
 
-    Raises RunStoreError where the test images of a run are not the prepared ones.
+    Raises RunStoreError where the images that a run was judged on are not the prepared ones, and where a table that
+    holds rows would lose them all.
     """
     bench = Workbench(study)
     target = command.REPORTS / study
-    declared = [cell for role in get_args(Role) for cell in bench.declared(role)]
-    stored = {cell: run for cell in declared if (run := bench.stored(cell)) is not None}
-    absent = [cell for cell in declared if cell not in stored]
+    declared = {role: bench.declared(role) for role in get_args(Role)}
+    stored = {cell: run for of in declared.values() for cell in of if (run := bench.stored(cell)) is not None}
+    tests = list(lr_finder.all_stored(bench))
+    for role, file in TABLES.items():
+        found = sum(cell.role == role for cell in stored)
+        _refuse_to_empty(target / file, f"{role} runs", len(declared[role]), found)
+    _refuse_to_empty(target / "lr_suggestions.csv", "range tests", len(lr_finder.tested(bench)), len(tests))
+    _refuse_other_images(bench, stored.values())
+    absent = [cell for of in declared.values() for cell in of if cell not in stored]
     for (role, strategy), count in Counter((cell.role, cell.strategy) for cell in absent).items():
         LOG.warning("missing: %d %s runs of %s; `dvc repro` trains them", count, role, strategy)
-    _refuse_other_test_images(bench, stored.values())
-    _write(target / "declared.csv", KEY, ([getattr(cell, column) for column in KEY] for cell in declared))
+    absent_tests = len(lr_finder.tested(bench)) - len(tests)
+    if absent_tests:
+        LOG.warning("%d range tests of learning rates are missing; `dvc repro` runs them", absent_tests)
+    every = [cell for of in declared.values() for cell in of]
+    _write(target / "declared.csv", KEY, ([getattr(cell, column) for column in KEY] for cell in every))
     for role, file in TABLES.items():
         rows = (_run_row(bench, run) for cell, run in stored.items() if cell.role == role)
         _write(target / file, RUN_COLUMNS, rows)
     _write(target / "history.csv", (*KEY, "phase", "epoch", "split", "metric", "value"), _history(stored.values()))
     _write(target / "drift.csv", (*KEY, "phase", "group", "weight_distance"), _drift(stored.values()))
-    tests = list(lr_finder.all_stored(bench))
-    absent_tests = len(lr_finder.tested(bench)) - len(tests)
-    if absent_tests:
-        LOG.warning("%d range tests of learning rates are missing; `dvc repro` runs them", absent_tests)
     _write(target / "lr_finder.csv", FINDER_COLUMNS, _range_tests(tests))
     _write(target / "lr_suggestions.csv", SUGGESTION_COLUMNS, _suggestions(tests))
     judged_on_test = [run for cell, run in stored.items() if cell.role != "pilot"]
-    runs.write_atomically(target / "predictions.npz", _predictions(bench, judged_on_test))
+    write_atomically(target / "predictions.npz", _predictions(bench, judged_on_test))
     prepared.write_json(target / "provenance.json", _provenance(bench, stored, tests))
-    LOG.info("%s: %d of %d declared cells collected in %s", study, len(stored), len(declared), target)
+    LOG.info("%s: %d of %d declared cells collected in %s", study, len(stored), len(every), target)
 
 
-def _refuse_other_test_images(bench: Workbench, stored: Iterable[StoredRun]) -> None:
+def _refuse_to_empty(table: Path, what: str, declared: int, found: int) -> None:
+    """A table of a published study may be all that is left of its runs."""
+    if found or not declared or not table.exists():
+        return
+    with table.open(newline="", encoding="utf-8") as file:
+        rows = sum(1 for _ in csv.reader(file)) - 1
+    if rows > 0:
+        raise RunStoreError(
+            f"{table} holds {rows} rows, and of {declared} declared {what} none is found in "
+            f"{command.RESULTS / table.parent.name} for today's parameters, versions and device; bring the run files "
+            f"back, train them with `dvc repro`, or delete {table} to give them up. No table was changed"
+        )
+
+
+def _refuse_other_images(bench: Workbench, stored: Iterable[StoredRun]) -> None:
+    sums: dict[bytes, str] = {}  # most runs are judged on the same images
     for run in stored:
-        expected = bench.prepared.ids_sha256(bench.parts(run.run.cell)[2])
-        images = len(bench.parts(run.run.cell)[2])
-        if run.test_ids_sha256 != expected or len(run.run.predicted) != images:
+        judged = bench.parts(run.run.cell)[2]
+        key = judged.tobytes()
+        if key not in sums:
+            sums[key] = bench.prepared.ids_sha256(judged)
+        if run.test_ids_sha256 != sums[key] or len(run.run.predicted) != len(judged):
             raise RunStoreError(
-                f"{run.run.cell}: {len(run.run.predicted)} predictions that don't belong to the {images} images "
+                f"{run.run.cell}: {len(run.run.predicted)} predictions that don't belong to the {len(judged)} images "
                 "it should have been judged on; delete the run and start `dvc repro`"
             )
 
@@ -115,19 +140,32 @@ def _suggestions(tests: Iterable[StoredTest]) -> Iterable[list[Any]]:
         yield [cell.study, cell.strategy, cell.per_class, cell.seed, *rates, "diverged" if found.diverged else "ok"]
 
 
-def _predictions(bench: Workbench, stored: Sequence[StoredRun]) -> bytes:
-    test = bench.prepared.test
+def _predictions(bench: Workbench, stored: Iterable[StoredRun]) -> bytes:
+    judged = bench.subsets.judged
     small = np.uint8 if len(bench.prepared.card.classes) <= 256 else np.uint16
-    return runs.arrays(
-        ids=np.array([bench.prepared.ids[index] for index in test]),
-        labels=bench.prepared.labels[test].astype(small),
+    once = {run.fingerprint: run.run.predicted for run in stored}  # cells that train the same share their run
+    return _arrays(
+        ids=np.array([bench.prepared.ids[position] for position in judged]),
+        labels=bench.prepared.labels[judged].astype(small),
         classes=np.array(bench.prepared.card.classes),
-        fingerprints=np.array([run.fingerprint for run in stored], dtype="U64"),
-        predicted=np.array([run.run.predicted for run in stored], dtype=small).reshape(len(stored), len(test)),
+        fingerprints=np.array(list(once), dtype="U64"),
+        predicted=np.array(list(once.values()), dtype=small).reshape(len(once), len(judged)),
     )
 
 
-def _provenance(bench: Workbench, stored: dict[Cell, StoredRun], tests: Iterable[StoredTest]) -> dict[str, Any]:
+def _arrays(**named: Any) -> bytes:
+    """A compressed .npz without time stamps, so that the same arrays are the same bytes."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, array in named.items():
+            content = io.BytesIO()
+            np.lib.format.write_array(content, np.asarray(array), allow_pickle=False)
+            info = zipfile.ZipInfo(f"{name}.npy", (1980, 1, 1, 0, 0, 0))
+            archive.writestr(info, content.getvalue(), zipfile.ZIP_DEFLATED)
+    return file.getvalue()
+
+
+def _provenance(bench: Workbench, stored: Mapping[Cell, StoredRun], tests: Iterable[StoredTest]) -> dict[str, Any]:
     study, card = bench.study, bench.prepared.card
     environments: dict[str, dict[str, Any]] = {}
     for cell, run in stored.items():
@@ -137,11 +175,12 @@ def _provenance(bench: Workbench, stored: dict[Cell, StoredRun], tests: Iterable
         if cell.role == "final" and cell.strategy not in entry["timed"]:
             entry["timed"].append(cell.strategy)
     # A run that is stored under two names was trained once.
-    trained = {(bench.content(cell), run.provenance.started): run.run.seconds for cell, run in stored.items()}
+    trained = {(run.fingerprint, run.provenance.started): run.run.seconds for run in stored.values()}
     names = {
         cell.strategy: None for cell in bench.declared("final") + bench.declared("sweep") + bench.declared("ablation")
     }
-    scales = cells.read_rates(study.name)
+    rated = [name for name in study.strategies if not bench.params.strategy(name).closed_form]
+    labels = bench.prepared.labels[bench.subsets.judged]
     made = dict.fromkeys((test.provenance["commit"], test.provenance["command"]) for test in tests)
     started = sorted(run.provenance.started for run in stored.values())
     preprocessing = backbones.REGISTRY[study.backbone].preprocessing().at(study.resolution)
@@ -162,29 +201,33 @@ def _provenance(bench: Workbench, stored: dict[Cell, StoredRun], tests: Iterable
             "updates": _updates(bench),
             "strategies": {name: _strategy(bench, name) for name in names},
             "lr_scales": {
-                str(size): {name: scale for (of, name), scale in scales.items() if of == size}
-                for size in study.per_class
+                str(size): {name: bench.rates.scale(size, name) for name in rated} for size in study.per_class
             },
-            "tuning_notes": _tuning_notes(bench, scales),
-            "tuning_images": _tuning_images(bench),
+            "judge_by": bench.judge_by,
+            "precision": bench.precision,
+            "pilots": {size: len(pilots) for size, pilots in _pilots(bench).items()},
+            "tried": bench.rates.content,
+            "tuning_images": {
+                size: sum(len(bench.parts(cell)[2]) for cell in pilots) for size, pilots in _pilots(bench).items()
+            },
         },
         "dataset": {
             "name": card.name,
-            "source": study.source or card.source,
+            "source": bench.about.source or card.source,
             "licence": card.licence,
             "sha256": card.sha256,
             "classes": list(card.classes),
             "pool_images": card.pool_images,
-            "test_images": card.test_images,
+            "test_images": len(labels),  # those that runs are judged on
             "watched_images": len(bench.subsets.watched),
-            "test_class_counts": list(card.test_class_counts),
+            "test_class_counts": np.bincount(labels, minlength=len(card.classes)).tolist(),
             "overlap": {str(size): round(share, 4) for size, share in bench.subsets.overlap.items()},
             "notes": list(card.notes),
-            "published": [asdict(entry) for entry in study.published],
+            "published": [asdict(entry) for entry in bench.about.published],
         },
         "backbone": {
             "name": study.backbone,
-            "weights": backbones.REGISTRY[study.backbone].weights_name,
+            "weights": bench.weights_name,
             "weights_sha256": bench.weights[1],
             "preprocessing": asdict(preprocessing),
         },
@@ -194,7 +237,7 @@ def _provenance(bench: Workbench, stored: dict[Cell, StoredRun], tests: Iterable
         "trainings": len(trained),
         "training_seconds": round(sum(trained.values()), 1),
         "range_tests": [{"commit": commit, "command": line} for commit, line in made],
-        "notes": list(study.notes),
+        "notes": list(bench.about.notes),
     }  # fmt: skip
 
 
@@ -205,30 +248,18 @@ def _strategy(bench: Workbench, name: str) -> dict[str, Any]:
 
 
 def _updates(bench: Workbench) -> dict[str, int]:
-    """How many steps the optimizer takes in a final run of each size."""
-    images = {cell.per_class: len(bench.parts(cell)[0]) for cell in bench.declared("final")}
+    """How many steps the optimizer takes in a final run of each size; a closed-form head takes none."""
+    learning = (cell for cell in bench.declared("final") if not bench.strategy(cell).closed_form)
+    images = {cell.per_class: len(bench.parts(cell)[0]) for cell in learning}
     return {str(size): bench.study.epochs * math.ceil(count / bench.study.batch_size) for size, count in images.items()}
 
 
-def _tuning_images(bench: Workbench) -> dict[str, int]:
-    """How many images judged each rate of a size, over all pilot seeds."""
-    pilots = {(cell.per_class, cell.seed): cell for cell in bench.declared("pilot")}
-    count: Counter[str] = Counter()
-    for (size, _), cell in pilots.items():
-        count[str(size)] += len(bench.parts(cell)[2])
-    return dict(count)
-
-
-def _tuning_notes(bench: Workbench, scales: dict[tuple[int, str], float]) -> list[str]:
-    tried = Counter(cell.lr_scale for cell in bench.declared("pilot"))
-    if not tried:
-        return []
-    return [
-        f"`{name}` at {size_words(size)}: scale {scale:g} was chosen at the edge of those tried; "
-        "a better one may lie beyond"
-        for (size, name), scale in scales.items()
-        if scale in (min(tried), max(tried))
-    ]
+def _pilots(bench: Workbench) -> dict[str, list[Cell]]:
+    """For each size, one cell of every pilot seed: all rates of a seed are judged on the same images."""
+    found: dict[str, dict[int, Cell]] = {}
+    for cell in bench.declared("pilot"):
+        found.setdefault(str(cell.per_class), {})[cell.seed] = cell
+    return {size: list(of_seed.values()) for size, of_seed in found.items()}
 
 
 def _write(target: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
@@ -236,7 +267,7 @@ def _write(target: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) 
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
     writer.writerows(rows)
-    runs.write_atomically(target, text.getvalue().encode())
+    write_atomically(target, text.getvalue().encode())
 
 
 if __name__ == "__main__":
