@@ -1,12 +1,12 @@
-"""Cells that train nothing but a head, together: features computed once, one batched head over all of them."""
+"""Cells that adapt nothing but a head, on features computed once: trained together, or in closed form."""
 
 from __future__ import annotations
 
-import logging
+import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -14,25 +14,31 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from pipeline import augmentation, backbones, drift, phases, prefix
+from pipeline import activations, augmentation, backbones, drift, phases, prefix
+from pipeline.activations import Wanted
 from pipeline.backbones import GroupedModel
+from pipeline.errors import UserError
 from pipeline.randomness import numpy_stream, seed_of, torch_stream
-from pipeline.strategies import GROUPS, Cell, Normalisation, Strategy, epochs_of_phases
-from pipeline.training import EVALUATION_BATCH, DriftRow, HistoryRow, Images, Run, Task, finished, note, surroundings
+from pipeline.strategies import GROUPS, Cell, Strategy, epochs_of_phases
+from pipeline.training import DriftRow, HistoryRow, Images, Run, Task, finished, note, surroundings
 
-LOG = logging.getLogger(__name__)
-
-BUDGET = 1 << 30  # bytes of features that all cells of a stage may hold at once
 BETAS, EPSILON = (0.9, 0.999), 1e-8  # torch.optim.AdamW's own
 
 Watch = Callable[[int, int], None]  # told the task's number and its finished epochs
 Companions = tuple[str, str, str, int]
+Linear = tuple[NDArray[np.float64], NDArray[np.float64]]  # weights [classes, features], biases [classes]
+
+
+class HeadError(UserError):
+    """A head that can't be made of these images."""
 
 
 def batchable(strategy: Strategy) -> bool:
     """Whether a cell of this strategy can train with others: only its head learns, on features that can be kept."""
-    return strategy.weights == "pretrained" and all(
-        phase.learning == ("head",) and prefix.start_of(strategy, phase) == "head" for phase in strategy.phases
+    return (
+        strategy.weights == "pretrained"
+        and not strategy.closed_form
+        and all(phase.learning == ("head",) and prefix.start_of(strategy, phase) == "head" for phase in strategy.phases)
     )
 
 
@@ -41,109 +47,66 @@ def companions(cell: Cell) -> Companions:
     return cell.study, cell.role, cell.strategy, cell.per_class
 
 
-@dataclass(frozen=True)
-class Piece:
-    """A batch of images that has to run through the frozen backbone once."""
+class _Features:
+    """The features that cells read, each set once, and the frozen backbone, built where the cache lacks a set."""
 
-    task: int  # any task that needs it
-    images: Images
-    first: int  # position of its first image in `images`
-    flipped: bool
-    key: str  # of the set of images, the view and the normalisation it belongs to
-
-
-class Together:
-    """The cells among `tasks` that can train together; whoever has them fetches the pieces, then trains.
-
-    A set of images goes through the backbone in batches of its own, in its own order, as it would for a cell that
-    trains alone: its features don't depend on which other cells there are.
-    """
-
-    def __init__(self, tasks: Sequence[Task], device: torch.device, state: Mapping[str, Tensor] | None) -> None:
-        self.tasks, self.device = tasks, device
-        self.groups: dict[Companions, list[int]] = {}
-        self.pieces: list[Piece] = []
+    def __init__(self, task: Task, device: torch.device, state: Mapping[str, Tensor] | None) -> None:
+        self.task, self.device, self.state = task, device, state
         self.model: GroupedModel | None = None
-        able = [number for number, task in enumerate(tasks) if batchable(task.strategy)]
-        if able:
-            model = _body(tasks[able[0]], device, state)
-            self.pieces = _pieces(tasks, able)
-            needed = sum(len(_pixels(piece)) for piece in self.pieces) * model.features * 4
-            if needed > BUDGET:
-                LOG.info(
-                    "heads are trained one by one: %d MB of features, %d MB allowed", needed >> 20, BUDGET >> 20
-                )  # fmt: skip
-                able, self.pieces = [], []
-            else:
-                self.model = model
-        for number in able:
-            self.groups.setdefault(companions(tasks[number].cell), []).append(number)
-        self.alone = sorted(set(range(len(tasks))) - set(able))
+        self.sets: dict[str, tuple[Tensor, float]] = {}
 
-    def extract(self, number: int) -> tuple[NDArray[np.float32], float]:
-        """Features [images of the piece, features] of one piece, and the seconds they took."""
-        assert self.model is not None
-        piece = self.pieces[number]
-        task, since = self.tasks[piece.task], time.perf_counter()
-        preprocessing = backbones.REGISTRY[task.backbone].preprocessing().at(task.resolution)
-        with surroundings(task, self.device), torch.inference_mode():
-            sized = augmentation.to_resolution(_pixels(piece).to(self.device), preprocessing)
-            batch = augmentation.normalise(sized, preprocessing, task.strategy.normalisation)
-            if piece.flipped:
-                batch = batch.flip(3).contiguous(memory_format=torch.channels_last)
-            rows: NDArray[np.float32] = self.model(batch, stop="head").float().cpu().numpy()
-        return rows, time.perf_counter() - since
+    def of(self, task: Task, images: Images, flipped: bool = False) -> tuple[Tensor, float]:
+        """The features [images, features] of one view, and the seconds they took."""
+        wanted = Wanted(task, images, GROUPS[-1], flipped)
+        if wanted.name not in self.sets:
+            self.sets[wanted.name] = activations.read_or_compute(wanted, self.body, self.device)
+        return self.sets[wanted.name]
 
-    def train(self, extracted: Sequence[tuple[NDArray[np.float32], float]], watch: Watch) -> Iterator[Run]:
-        """Train all groups on what `extract` gave for every piece; the runs of a group come together."""
-        rows: dict[str, list[NDArray[np.float32]]] = {}
-        seconds: dict[str, float] = {}
-        for piece, (part, took) in zip(self.pieces, extracted, strict=True):
-            rows.setdefault(piece.key, []).append(part)
-            seconds[piece.key] = seconds.get(piece.key, 0.0) + took
-        features = {key: torch.from_numpy(np.concatenate(parts)).to(self.device) for key, parts in rows.items()}
-        users: dict[str, int] = {}
-        for key in (key for numbers in self.groups.values() for number in numbers for key in self.train_keys(number)):
-            users[key] = users.get(key, 0) + 1
-        for numbers in self.groups.values():
-            shares = [sum(seconds[key] / users[key] for key in self.train_keys(number)) for number in numbers]
-            assert self.model is not None
-            with surroundings(self.tasks[numbers[0]], self.device):
-                group = _Group([self.tasks[number] for number in numbers], self.model, features, shares)
-                runs = group.run(lambda place, epoch, numbers=numbers: watch(numbers[place], epoch))  # type: ignore[misc]
-            yield from runs
-
-    def train_keys(self, number: int) -> list[str]:
-        """The sets of features a cell learns from."""
-        task = self.tasks[number]
-        return [_key(task.train, task.strategy.normalisation, view) for view in _flips(task.strategy)]
+    def body(self) -> GroupedModel:
+        """The backbone as the task's cell would start from it."""
+        if self.model is None:
+            task = self.task
+            seed = torch_stream("initialisation", task.cell.seed)
+            model = backbones.build(task.backbone, task.classes, task.strategy.weights, seed, state=self.state)
+            self.model = model.to(self.device).requires_grad_(False).eval()
+        return self.model
 
 
-class _Group:
+# --- trained heads --------------------------------------------------------------------------------------------------
+
+
+def train_batch(
+    tasks: Sequence[Task], device: torch.device, state: Mapping[str, Tensor] | None, watch: Watch
+) -> list[Run]:
+    """Train batchable cells that differ in seed and rate alone as one batched head; a run for each task.
+
+    Each run is that of `training.train` up to rounding. `state` saves reading the weight file again.
+    """
+    with surroundings(tasks[0], device):
+        return _Batch(tasks, device, state).run(watch)
+
+
+class _Batch:
     """Cells that differ in seed and rate alone, as one batched head: weights [cells, classes, features]."""
 
-    def __init__(
-        self, tasks: Sequence[Task], model: GroupedModel, features: Mapping[str, Tensor], seconds: Sequence[float]
-    ) -> None:
-        self.tasks, self.first, self.seconds = tasks, tasks[0], list(seconds)
-        self.body_parameters = sum(w.numel() for name in GROUPS[:-1] for w in model.group(name).parameters())
-        device = next(iter(features.values())).device
-        normalisation = self.first.strategy.normalisation
-        flips = _flips(self.first.strategy)
-        own = {_key(task.train, normalisation, view): 0 for task in tasks for view in flips}
-        kept, count = [], 0
-        for key in own:
-            own[key] = count
-            kept.append(features[key])
-            count += len(features[key])
-        self.rows = torch.cat(kept)  # [images and views of all cells, features]
-        # Where each cell's plain images begin, and its flipped ones.
-        self.begin = np.array([[own[_key(task.train, normalisation, view)] for view in flips] for task in tasks])
-        self.watched = [features[_key(task.watched, normalisation, False)] for task in tasks if len(task.watched)]
-        self.judged = [features[_key(task.judged, normalisation, False)] for task in tasks]
-        self.labels = torch.stack([task.train.labels for task in tasks]).to(device)
+    def __init__(self, tasks: Sequence[Task], device: torch.device, state: Mapping[str, Tensor] | None) -> None:
+        self.tasks, self.first = tasks, tasks[0]
+        self.outline = activations.outline(self.first.backbone, self.first.resolution)
+        features, views = _Features(self.first, device, state), activations.views(self.first.strategy)
+        # The rates of a seed share its images, order, flips and dropout.
+        self.seeds = list(dict.fromkeys(task.cell.seed for task in tasks))
+        of_seed = {task.cell.seed: task for task in tasks}
+        self.seed_tasks = [of_seed[seed] for seed in self.seeds]
+        self.seed_of = torch.tensor([self.seeds.index(task.cell.seed) for task in tasks], device=device)
+        sets = [[features.of(task, task.train, flipped) for flipped in views] for task in self.seed_tasks]
+        self.rows = [[rows for rows, _ in of_views] for of_views in sets]  # [seeds][views], each [images, features]
+        # As if each cell had computed its features itself: its cost doesn't depend on who else trains.
+        self.seconds = [sum(took for _, took in sets[self.seeds.index(task.cell.seed)]) for task in tasks]
+        self.watched = [features.of(task, task.watched)[0] for task in tasks if len(task.watched)]
+        self.judged = [features.of(task, task.judged)[0] for task in tasks]
+        self.labels = torch.stack([task.train.labels for task in self.seed_tasks]).to(device)
         heads = [
-            backbones.head(model.features, task.classes, torch_stream("initialisation", task.cell.seed))
+            backbones.head(self.outline.features, task.classes, torch_stream("initialisation", task.cell.seed))
             for task in tasks
         ]
         self.weight = torch.stack([head.weight.detach() for head in heads]).to(device).requires_grad_()
@@ -169,9 +132,9 @@ class _Group:
                     self.drift[place] += [*still, DriftRow(number, GROUPS[-1], moved)]
         runs = []
         learning = self.weight[0].numel() + self.bias[0].numel()
+        total = self.outline.parameters + learning
         for place, task in enumerate(self.tasks):
             logits = self.logits(place, self.judged[place]) if self.alive[place] else None
-            total = self.body_parameters + learning
             runs.append(
                 finished(task, logits, self.history[place], self.drift[place], self.seconds[place], learning, total)
             )
@@ -182,57 +145,84 @@ class _Group:
         images = len(self.first.train)
         batches = math.ceil(images / self.first.batch_size)
         rates = torch.tensor([task.strategy.phases[number - 1].rates["head"] for task in self.tasks])
-        optimizer = _AdamW((self.weight, self.bias), rates.view(-1, 1, 1).to(self.rows.device))
+        optimizer = _AdamW((self.weight, self.bias), rates.view(-1, 1, 1).to(self.weight.device))
         for epoch in range(epochs_before + 1, epochs_before + epochs + 1):
             since = time.perf_counter()
-            orders = np.stack([numpy_stream("order", task.cell.seed, epoch).permutation(images) for task in self.tasks])
-            rows = self.begin[:, :1] + orders
-            if self.begin.shape[1] == 2:
-                drawn = [augmentation.Draws.of(task.cell.seed, epoch, task.dataset_images) for task in self.tasks]
-                flipped = np.stack([
-                    draws.flips(task.train.indices[order])
-                    for task, draws, order in zip(self.tasks, drawn, orders, strict=True)
-                ])  # fmt: skip
-                rows = np.where(flipped, self.begin[:, 1:] + orders, rows)
-            chosen = torch.from_numpy(rows).to(self.rows.device)
-            labels = self.labels.gather(1, torch.from_numpy(orders).to(self.rows.device))
+            orders = np.stack([numpy_stream("order", seed, epoch).permutation(images) for seed in self.seeds])
+            flips = self.flips(orders, epoch)
+            losses = self.weight.new_zeros(len(self.tasks))
+            right = self.weight.new_zeros(len(self.tasks))
             for number_in_epoch, at in enumerate(np.array_split(np.arange(images), batches)):
                 step = (epoch - epochs_before - 1) * batches + number_in_epoch
                 part = slice(at[0], at[-1] + 1)
-                self.step(optimizer, chosen[:, part], labels[:, part], phases.rate_factor(step, batches * epochs))
+                factor = phases.rate_factor(step, batches * epochs)
+                loss, correct = self.step(optimizer, orders[:, part], flips[:, part], factor)
+                losses += loss
+                right += correct
             share = (time.perf_counter() - since) / len(self.tasks)
             self.seconds = [seconds + share for seconds in self.seconds]
-            for place in range(len(self.tasks)):
+            means = (losses / images).tolist(), (right / images).tolist()
+            for place, (loss_of_cell, accuracy) in enumerate(zip(*means, strict=True)):
                 if self.alive[place]:
-                    self.alive[place] = self.record(place, number, epoch)
+                    last = epoch == epochs_before + epochs
+                    self.alive[place] = self.record(place, number, epoch, loss_of_cell, accuracy, last)
                     watch(place, epoch)
 
-    def step(self, optimizer: _AdamW, rows: Tensor, labels: Tensor, factor: float) -> None:
-        """One step of all cells on `rows` [cells, batch] of the kept features."""
-        cells, batch = rows.shape
-        x = self.rows.index_select(0, rows.reshape(-1)).view(cells, batch, -1)
-        dropout = self.first.strategy.dropout
-        if dropout:
-            dropped = []
-            for task, own in zip(self.tasks, x, strict=True):
-                torch.manual_seed(seed_of("dropout", task.cell.seed, self.steps_done))
-                dropped.append(F.dropout(own, dropout))
-            x = torch.stack(dropped)
+    def flips(self, orders: NDArray[np.int64], epoch: int) -> NDArray[np.bool_]:
+        """Which images are flipped this epoch, [seeds, images] in each seed's order."""
+        if len(self.rows[0]) == 1:
+            return np.zeros(orders.shape, dtype=np.bool_)
+        return np.stack([
+            augmentation.flips(task.train.keys[order], task.cell.seed, epoch)
+            for task, order in zip(self.seed_tasks, orders, strict=True)
+        ])  # fmt: skip
+
+    def step(
+        self, optimizer: _AdamW, positions: NDArray[np.int64], flips: NDArray[np.bool_], factor: float
+    ) -> tuple[Tensor, Tensor]:
+        """One step of all cells on images at `positions` [seeds, batch]; before it, each cell's loss and right ones.
+
+        Both are sums over the batch.
+        """
+        device, dropout, batch = self.weight.device, self.first.strategy.dropout, positions.shape[1]
+        at = torch.from_numpy(positions).to(device)
+        flipped = torch.from_numpy(flips).to(device).unsqueeze(2)
+        seen = []
+        for place, seed in enumerate(self.seeds):
+            x = self.rows[place][0].index_select(0, at[place])
+            if len(self.rows[place]) == 2:
+                x = torch.where(flipped[place], self.rows[place][1].index_select(0, at[place]), x)
+            if dropout:
+                torch.manual_seed(seed_of("dropout", seed, self.steps_done))
+                x = F.dropout(x, dropout)
+            seen.append(x)
+        x, labels = torch.stack(seen), self.labels.gather(1, at)
+        if len(self.tasks) > len(self.seeds):
+            x, labels = x.index_select(0, self.seed_of), labels.index_select(0, self.seed_of)
         logits = torch.baddbmm(self.bias, x, self.weight.transpose(1, 2)).float()
+        losses = F.cross_entropy(logits.flatten(0, 1), labels.reshape(-1), reduction="none").view(-1, batch).sum(1)
         # Each cell's loss is a mean over its own batch; their sum gives each cell its own gradient.
-        loss = F.cross_entropy(logits.flatten(0, 1), labels.reshape(-1), reduction="sum") / batch
-        loss.backward()  # type: ignore[no-untyped-call]
+        (losses.sum() / batch).backward()
         optimizer.step(factor)
         self.steps_done += 1
+        return losses.detach(), (logits.detach().argmax(2) == labels).sum(1)
 
-    def record(self, place: int, phase: int, epoch: int) -> bool:
-        """Evaluate one cell; whether it is still finite."""
-        task, history, begin = self.tasks[place], self.history[place], self.begin[place, 0]
-        plain = self.rows[begin : begin + len(task.train)]
-        finite = note(history, phase, epoch, "train", self.logits(place, plain), self.labels[place])
-        if finite and len(task.watched):
+    def record(self, place: int, phase: int, epoch: int, loss: float, accuracy: float, last: bool) -> bool:
+        """Note one cell's epoch, and at the `last` of a phase its training images; whether it is still finite."""
+        task, history = self.tasks[place], self.history[place]
+        if not math.isfinite(loss):
+            return False
+        history.append(HistoryRow(phase, epoch, "train", "loss", loss))
+        history.append(HistoryRow(phase, epoch, "train", "accuracy", accuracy))
+        finite = True
+        if len(task.watched):
             watched = self.logits(place, self.watched[place])
             finite = note(history, phase, epoch, "val", watched, task.watched.labels.to(watched.device))
+        if finite and last:
+            seed = int(self.seed_of[place])
+            finite = note(
+                history, phase, epoch, "train_end", self.logits(place, self.rows[seed][0]), self.labels[seed]
+            )  # fmt: skip
         return finite
 
     def logits(self, place: int, rows: Tensor) -> Tensor:
@@ -266,32 +256,88 @@ class _AdamW:
             weight.grad = None
 
 
-def _body(task: Task, device: torch.device, state: Mapping[str, Tensor] | None) -> GroupedModel:
-    model = backbones.build(task.backbone, task.classes, "pretrained", torch_stream("unused head"), state=state)
-    return model.to(device).requires_grad_(False).eval()
+# --- heads in closed form -------------------------------------------------------------------------------------------
 
 
-def _pieces(tasks: Sequence[Task], numbers: Sequence[int]) -> list[Piece]:
-    pieces, seen = [], set()
-    for number in numbers:
-        task = tasks[number]
-        sets = [(task.train, view) for view in _flips(task.strategy)] + [(task.watched, False), (task.judged, False)]
-        for images, flipped in sets:
-            key = _key(images, task.strategy.normalisation, flipped)
-            if key not in seen:
-                seen.add(key)
-                firsts = range(0, len(images), EVALUATION_BATCH)
-                pieces += [Piece(number, images, first, flipped, key) for first in firsts]
-    return pieces
+def closed_form(task: Task, device: torch.device, state: Mapping[str, Tensor] | None) -> Run:
+    """The run of a cell whose head is computed from the features of the plain view; nothing is trained.
+
+    It has one epoch, and no drift: the head replaces the random one. Not finite in any number is diverged. Raises
+    HeadError where each class has a single image.
+    """
+    with surroundings(task, device):
+        features = _Features(task, device, state)
+        rows, seconds = features.of(task, task.train)
+        since, labels = time.perf_counter(), task.train.labels.numpy()
+        _refuse_too_few(task, np.bincount(labels, minlength=task.classes))
+        x, head = rows.double().cpu().numpy(), None
+        if np.isfinite(x).all():
+            with contextlib.suppress(np.linalg.LinAlgError):
+                head = _FORMS[task.strategy.head](x, labels)
+        seconds += time.perf_counter() - since
+        history: list[HistoryRow] = []
+        logits = None
+        if head is not None:
+            finite = note(history, 1, 1, "train_end", _logits(head, rows), task.train.labels.to(device))
+            if finite and len(task.watched):
+                watched = _logits(head, features.of(task, task.watched)[0])
+                finite = note(history, 1, 1, "val", watched, task.watched.labels.to(device))
+            logits = _logits(head, features.of(task, task.judged)[0]) if finite else None
+        outline = activations.outline(task.backbone, task.resolution)
+        numbers = task.classes * (outline.features + 1)
+        return finished(task, logits, history, [], seconds, numbers, outline.parameters + numbers)
 
 
-def _flips(strategy: Strategy) -> tuple[bool, ...]:
-    return (False, True) if strategy.augmentation == "flip" else (False,)
+def _refuse_too_few(task: Task, counts: NDArray[np.int64]) -> None:
+    """How images spread within classes can't be told from one of each; nor can a class be known without any."""
+    if counts.min() == 0:
+        raise HeadError(
+            f"{task.cell}: head '{task.strategy.head}' needs an image of every class, and class "
+            f"{int(counts.argmin())} has none to train on"
+        )
+    if counts.max() == 1:
+        raise HeadError(
+            f"{task.cell}: head '{task.strategy.head}' needs 2 images of at least one class, and each has 1; raise "
+            f"per_class, or leave '{task.strategy.name}' out of the study's strategies"
+        )
 
 
-def _key(images: Images, normalisation: Normalisation, flipped: bool) -> str:
-    return f"{normalisation} {flipped} {images.indices.tobytes().hex()}"
+def _logits(head: Linear, rows: Tensor) -> Tensor:
+    """Logits [images, classes] in double precision."""
+    weight, bias = (torch.from_numpy(part).to(rows.device) for part in head)
+    return torch.cat([F.linear(part.double(), weight, bias) for part in torch.split(rows, activations.BATCH)])
 
 
-def _pixels(piece: Piece) -> Tensor:
-    return piece.images.pixels[piece.first : piece.first + EVALUATION_BATCH]
+def _lda(x: NDArray[np.float64], labels: NDArray[np.int64]) -> Linear:
+    """Linear discriminant analysis, the covariance shrunk as Ledoit and Wolf (2004) do."""
+    # Here, since only these heads need it, and it takes two seconds to import.
+    from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+    from threadpoolctl import threadpool_limits
+
+    model = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto")
+    # Sums over several threads depend on how many there are.
+    with threadpool_limits(1, "blas"), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Only one sample available")  # a class of one image adds no spread
+        model.fit(x, labels)
+    if len(model.classes_) == 2:  # one line of numbers: how much class 1 is to be preferred
+        return np.vstack((-model.coef_, model.coef_)) / 2, np.concatenate((-model.intercept_, model.intercept_)) / 2
+    return model.coef_, model.intercept_
+
+
+def _nearest_mean(x: NDArray[np.float64], labels: NDArray[np.int64]) -> Linear:
+    """The class with the nearest mean (Euclidean).
+
+    Probabilities are those of one Gaussian a class around its mean, all of the same variance in every direction: the
+    pooled variance within classes, over all features. Classes are equally likely beforehand.
+    """
+    means = np.stack([x[labels == label].mean(0) for label in range(labels.max() + 1)])
+    spread = np.square(x - means[labels]).sum()
+    variance = spread / ((len(x) - len(means)) * x.shape[1])
+    with np.errstate(divide="ignore", invalid="ignore"):  # images that are all alike: not finite, diverged
+        return means / variance, -np.square(means).sum(1) / (2 * variance)
+
+
+_FORMS: Mapping[str, Callable[[NDArray[np.float64], NDArray[np.int64]], Linear]] = {
+    "lda": _lda,
+    "nearest_mean": _nearest_mean,
+}
