@@ -10,8 +10,7 @@ import numpy as np
 
 from analysis import findings
 from analysis.findings import CITABLE_FROM, DECIDED_FROM, REFERENCE, Numbers, Top
-from analysis.plots import signed
-from analysis.tables import used_scale
+from analysis.statistics import MOST_OVERLAP
 from analysis.wording import rate_of
 from analysis.words import bracket, counted, gain_words, joined, joined_words, percent, seconds, share, size_words
 
@@ -37,37 +36,44 @@ def answer(numbers: Numbers, top: Top) -> Answer:
     intro = f"With {size_words(numbers, size)}{_so_far(numbers, size)}"
     rows = {
         name: numbers.of(size, name) for name in (*top.members, *top.doubtful, *top.unstable, *top.thin, *top.beaten)
-    }
+    }  # the candidates
     reasons: list[str] = []
     if top.state == "one strategy":
         name = next(iter(rows))
         headline = f"{intro}, only `{name}` was run, so there is nothing to choose between."
-        reasons.append(_scores([rows[name]]))
-    elif top.state == "too few seeds":
-        headline = (
-            f"{intro}, nothing is decided: {counted(top.k, 'seed')} cannot carry a comparison "
-            f"(at least {DECIDED_FROM} are needed)."
-        )
-        best = max(rows.values(), key=lambda row: row["test_accuracy"])
-        worst = min(rows.values(), key=lambda row: row["test_accuracy"])
+        reasons.append(_scores(numbers, [rows[name]]))
+    elif top.state in ("too few seeds", "pool too small"):
+        why = f"{counted(top.k, 'seed')} cannot carry a comparison (at least {DECIDED_FROM} are needed)"
+        if top.state == "pool too small":
+            why = (
+                f"two draws share {numbers.tables.overlap(size):.0%} of their images, and above {MOST_OVERLAP:.0%} "
+                "nothing is tested: this pool is too small for this size"
+            )
+        headline = f"{intro}, nothing is decided: {why}."
+        best = max(rows.values(), key=lambda row: row["judged"])
+        worst = min(rows.values(), key=lambda row: row["judged"])
         reasons.append(
-            f"Mean test accuracy runs from {percent(worst['test_accuracy'])}% (`{worst['strategy']}`) to "
-            f"{percent(best['test_accuracy'])}% (`{best['strategy']}`); which of them is better on other draws of "
+            f"Mean {numbers.metric} runs from {percent(worst['judged'])}% (`{worst['strategy']}`) to "
+            f"{percent(best['judged'])}% (`{best['strategy']}`); which of them is better on other draws of "
             "the training images is open."
         )
     elif not top.members:
-        headline = f"{intro}, no strategy can be recommended: every one that is not beaten diverged at least once."
+        headline = (
+            f"{intro}, no strategy can be recommended: of every one that is not beaten, a run diverged or gave all "
+            "test images one class."
+        )
     else:
         headline = _headline(intro, top)
-        reasons.append(_scores([rows[name] for name in top.members]))
+        reasons.append(_scores(numbers, [rows[name] for name in top.members]))
         costs = [rows[name] for name in top.members]
         reasons.append(_cheapest(costs) if len(costs) > 1 else _cost(costs[0]))
     caution = [
         _caution(numbers, top),
         _left_out(numbers, top, rows),
         _diverged(top, rows),
-        _one_class(numbers, top.per_class),
-        _log_loss(top, rows),
+        _one_class(numbers, top),
+        _others(numbers, top),
+        _log_loss(numbers, top, rows),
         _ablation(numbers, top),
         _swept(numbers, top),
         _uneven(numbers, rows),
@@ -98,7 +104,7 @@ def _headline(intro: str, top: Top) -> str:
     fates = [
         *(["is beaten by at least one other"] if top.beaten else []),
         *(["leans worse"] if top.doubtful else []),
-        *(["diverged"] if top.unstable else []),
+        *(["failed at least once"] if top.unstable else []),
         *(["has too few seeds"] if top.thin else []),
     ]
     fate = fates[0] if len(fates) == 1 else f"{', '.join(fates[:-1])} or {fates[-1]}" if fates else ""
@@ -112,18 +118,16 @@ def _headline(intro: str, top: Top) -> str:
     return f"{intro}, use {joined(top.members, 'or')}: they cannot be told apart, and every other strategy {fate}."
 
 
-def _scores(rows: Sequence[dict[str, Any]]) -> str:
+def _scores(numbers: Numbers, rows: Sequence[dict[str, Any]]) -> str:
     if len(rows) == 1:
         row = rows[0]
-        low_high = bracket(row["test_accuracy_low"], row["test_accuracy_high"], "without")
+        low_high = bracket(row["judged_low"], row["judged_high"], "without")
         about = f"95% interval {low_high}, " if low_high else ""
-        return (
-            f"It gets {percent(row['test_accuracy'])}% of the test images right ({about}{counted(row['k'], 'seed')})."
-        )
+        return f"It gets {percent(row['judged'])}% {numbers.metric} ({about}{counted(row['k'], 'seed')})."
     best, worst = rows[0], rows[-1]
     return (
-        f"They get {percent(worst['test_accuracy'])}% (`{worst['strategy']}`) to {percent(best['test_accuracy'])}% "
-        f"(`{best['strategy']}`) of the test images right, on average over {counted(best['k'], 'seed')}."
+        f"They get {percent(worst['judged'])}% (`{worst['strategy']}`) to {percent(best['judged'])}% "
+        f"(`{best['strategy']}`) {numbers.metric}, on average over {counted(best['k'], 'seed')}."
     )
 
 
@@ -152,52 +156,61 @@ def _left_out(numbers: Numbers, top: Top, rows: Mapping[str, dict[str, Any]]) ->
         said.append(
             f"Not ruled out, but leaning worse: {joined(top.doubtful)} (a 95% interval against each lies wholly below "
             "zero, though the difference is not clear once corrected for the number of comparisons)."
-            + _balanced(numbers, top)
         )
     if top.unstable and top.state == "decided":
-        often = ", ".join(f"`{name}` ({rows[name]['diverged']} of {rows[name]['k']} runs)" for name in top.unstable)
-        said.append(f"Not recommended although no comparison beats it, because it diverged: {often}.")
+        flat = findings.one_class(numbers.tables, top.per_class)
+        often = ", ".join(
+            f"`{name}` ({rows[name]['diverged'] + flat.get(name, (0, 0))[0]} of {rows[name]['k']} runs)"
+            for name in top.unstable
+        )
+        said.append(
+            "Not recommended although no comparison beats it, because runs diverged or gave all test images one class: "
+            f"{often}."
+        )
     if top.thin:
         few = ", ".join(f"`{name}` ({counted(rows[name]['k'], 'run')})" for name in top.thin)
         said.append(f"Too few runs to judge: {few}.")
     return " ".join(said)
 
 
-def _balanced(numbers: Numbers, top: Top) -> str:
-    """Which strategies that accuracy does not rule out do worse than the reference by balanced accuracy."""
-    worse = [
-        f"`{row.strategy}` loses {signed(-row.balanced[0]).removeprefix('+')} points "
-        f"{bracket(-row.balanced[2], -row.balanced[1], 'without')}"
-        for row in numbers.robust
-        if row.per_class == top.per_class and row.strategy in top.doubtful and row.balanced[2] < 0
-    ]
-    if not numbers.uneven or not worse:
-        return ""
-    found = f"{joined_words(worse)} against `{REFERENCE}`"
-    return f" By balanced accuracy, which the size of the classes does not sway, {found}."
-
-
-def _one_class(numbers: Numbers, per_class: int) -> str:
-    """Which strategies gave every test image the same class in some runs."""
+def _one_class(numbers: Numbers, top: Top) -> str:
+    """Which strategies gave every test image the same class in some runs, but for those left out for it."""
     often = [
         f"from `{name}` in {one} of {counted(k, 'run')}"
-        for name, (one, k) in findings.one_class(numbers.tables, per_class).items()
+        for name, (one, k) in findings.one_class(numbers.tables, top.per_class).items()
+        if name not in _told_already(top)
     ]
     return f"All test images got the same class {joined_words(often)}." if often else ""
 
 
+def _told_already(top: Top) -> tuple[str, ...]:
+    """The strategies that `_left_out` names for runs that failed."""
+    return top.unstable if top.state == "decided" else ()
+
+
+def _others(numbers: Numbers, top: Top) -> str:
+    """Strategies that are no candidates and do better than the best one that is, where they do."""
+    if top.state != "decided" or not top.members:
+        return ""
+    best = _most_accurate(numbers, top)
+    pairs = findings.against(numbers.pairs, top.per_class, best).set_index("strategy")
+    found = {name: {**pairs.loc[name]} for name in top.others}
+    better = {name: row for name, row in found.items() if row["low"] > 0}
+    said = "; ".join(f"`{name}` {gain_words(row)}" for name, row in better.items())
+    return f"Better than `{best}`, and not among the default strategies (not adjusted): {said}." if better else ""
+
+
 def _diverged(top: Top, rows: Mapping[str, dict[str, Any]]) -> str:
     """Which strategies diverged, but for those that are left out for it."""
-    told_already = top.unstable if top.state == "decided" else ()
     often = ", ".join(
         f"`{name}` in {row['diverged']} of {row['k']}"
         for name, row in rows.items()
-        if row["diverged"] and name not in told_already
+        if row["diverged"] and name not in _told_already(top)
     )
     return f"Runs diverged (each counts with the accuracy it was left with): {often}." if often else ""
 
 
-def _log_loss(top: Top, rows: Mapping[str, dict[str, Any]]) -> str:
+def _log_loss(numbers: Numbers, top: Top, rows: Mapping[str, dict[str, Any]]) -> str:
     """Who gives the best probabilities, where not all strategies that are advised for their accuracy do."""
     if top.state != "decided" or not top.members:
         return ""
@@ -206,8 +219,8 @@ def _log_loss(top: Top, rows: Mapping[str, dict[str, Any]]) -> str:
         return ""
     others = ", ".join(f"`{name}` {rows[name]['log_loss']:.2f}" for name in top.members if name != best["strategy"])
     return (
-        f"**Accuracy decides here.** By log loss `{best['strategy']}` is best ({best['log_loss']:.2f}; {others}): "
-        "where probabilities matter, read that column too."
+        f"**{numbers.metric.capitalize()} decides here.** By log loss `{best['strategy']}` is best "
+        f"({best['log_loss']:.2f}; {others}): where probabilities matter, read that column too."
     )
 
 
@@ -218,7 +231,7 @@ def _ablation(numbers: Numbers, top: Top) -> str:
     better = mine[(mine["low"] > 0) & (mine["k"] >= DECIDED_FROM)]
     if better.empty or top.state != "decided" or not top.members:
         return ""
-    row = better.sort_values("test_accuracy").iloc[-1]
+    row = better.sort_values("judged").iloc[-1]
     best = _most_accurate(numbers, top)
     advised = numbers.of(top.per_class, best)
     # Ablations are trained whenever there is time, beside other work: the time of what they change says more.
@@ -237,7 +250,7 @@ def _ablation(numbers: Numbers, top: Top) -> str:
     )
     return (
         f"**One change to look at:** paired over {counted(int(row['k']), 'seed')}, `{row['ablation']}` gains "
-        f"{gain_words({**row})} on `{row['of']}`{against}; it gets {percent(row['test_accuracy'])}% "
+        f"{gain_words({**row})} on `{row['of']}`{against}; it gets {percent(row['judged'])}% "
         f"(log loss {row['log_loss']:.2f}{takes}; `{best}`: {advised['log_loss']:.2f}, "
         f"{seconds(advised['seconds'])} a run). It is {among}: a reason to look further, not a result, "
         "but for what *Claims* says of it."
@@ -265,16 +278,16 @@ def _swept(numbers: Numbers, top: Top) -> str:
 
 
 def _most_accurate(numbers: Numbers, top: Top) -> str:
-    return max(top.members, key=lambda name: float(numbers.of(top.per_class, name)["test_accuracy"]))
+    return max(top.members, key=lambda name: float(numbers.of(top.per_class, name)["judged"]))
 
 
 def _uneven(numbers: Numbers, rows: Mapping[str, dict[str, Any]]) -> str:
     if not numbers.uneven:
         return ""
-    below = [name for name, row in rows.items() if row["test_accuracy"] < numbers.baseline]
+    below = [name for name, row in rows.items() if row["judged"] < numbers.baseline]
     return (
         f"The classes of the test images are uneven: always answering the largest one would get "
-        f"{percent(numbers.baseline)}% right{f', more than {joined(below)}' if below else ''}."
+        f"{percent(numbers.baseline)}% {numbers.metric}{f', more than {joined(below)}' if below else ''}."
     )
 
 
@@ -286,13 +299,13 @@ def _against_reference(numbers: Numbers, top: Top, rows: Mapping[str, dict[str, 
     base = rows[REFERENCE]
     trained = share(base["trainable_parameters"], base["total_parameters"])
     about = (
-        f"the reference `{REFERENCE}` ({percent(base['test_accuracy'])}%, {seconds(base['seconds'])} a run, "
+        f"the reference `{REFERENCE}` ({percent(base['judged'])}%, {seconds(base['seconds'])} a run, "
         f"{trained} of the parameters learn)"
     )
     pairs = findings.against(numbers.pairs, top.per_class, REFERENCE).set_index("strategy")
     asked = [name for name in top.members if name != REFERENCE] if top.state == "decided" else []
     asked = asked or [name for name in rows if name != REFERENCE]
-    asked = sorted(asked, key=lambda name: -rows[name]["test_accuracy"])
+    asked = sorted(asked, key=lambda name: -rows[name]["judged"])
     parts = [f"`{name}` {gain_words({**pairs.loc[name]})}" for name in asked]
     sentence = f"Against {about}: {'; '.join(parts)} (95% interval of each difference alone)."
     if top.state == "decided" and REFERENCE in top.members and len(top.members) > 1:
@@ -317,23 +330,12 @@ def _caution(numbers: Numbers, top: Top) -> str:
             f"Not told apart does not mean equal: between a typical pair of them, a true difference below about "
             f"{percent(float(found.median()))} points would be missed more than one time in five, before correction."
         )
-    if not numbers.tuned:
-        parts.append("**Rates are the textbook's, not tuned:** with better ones the order may be another.")
-    parts += tuned_on_few(numbers, top.per_class) + _at_the_edge(numbers, top)
+    if not numbers.tables.tuned:
+        parts.append(f"**Rates are {numbers.untuned_rates}, not tuned:** with better ones the order may be another.")
+    parts += tuned_on_few(numbers, top.per_class)
     if _so_far(numbers, top.per_class):
         parts.append("Some declared runs of strategies are missing; they are named under Limits.")
     return " ".join(parts)
-
-
-def _at_the_edge(numbers: Numbers, top: Top) -> list[str]:
-    """Whose rates were the highest or the lowest that tuning tried."""
-    tried = numbers.tables.tune["lr_scale"]
-    edges, provenance = (tried.min(), tried.max()), numbers.tables.provenance
-    names = [name for name in numbers.names if used_scale(provenance, top.per_class, name) in edges]
-    if not names:
-        return []
-    which = "rate lies" if len(names) == 1 else "rates lie"
-    return [f"The tuned {which} at the edge of those tried for {joined(names)}: a better one may lie beyond."]
 
 
 def tuned_on_few(numbers: Numbers, per_class: int) -> list[str]:

@@ -11,8 +11,17 @@ from typing import Any, Literal
 import pandas as pd
 import yaml
 
-from analysis.statistics import ALPHA, Paired, difference_of_differences, holm, paired_difference
-from analysis.tables import ALL, size_name
+from analysis.statistics import (
+    ALPHA,
+    POWER,
+    Paired,
+    equivalence,
+    paired_difference,
+    seeds_needed,
+    smallest_detectable,
+)
+from analysis.tables import ALL, Tables, size_name, used_scale
+from analysis.tables import METRICS as ACCURACIES
 
 LEDGER = Path(__file__).with_name("claims.yaml")
 MOST_PRIMARY = 8
@@ -21,6 +30,7 @@ SETTLED_SEEDS = 10  # below, a verdict is called exploratory
 
 Family = Literal["claims", "exploratory"]
 METRICS: Mapping[str, str] = {
+    "judged": "points of the accuracy that the study judges by",
     "test_accuracy": "points of test accuracy",
     "balanced_accuracy": "points of balanced test accuracy",
     "train_accuracy": "points of training accuracy",
@@ -56,6 +66,7 @@ class Part:
     metric: str
     margin: float
     minus_at: int | None = None  # the same difference at this size is taken off
+    kind: Literal["at least", "within"] = "at least"  # within: no difference of as much as the margin, either way
 
     @property
     def unit(self) -> str:
@@ -99,8 +110,12 @@ class _Tested:
     """What the runs say of one part."""
 
     part: Part
+    unit: str
+    overlap: float  # that the tests reckon with
     paired: Paired | None  # None: the differences are all identical
     diverged: tuple[str, ...]
+    holds: float = 1.0  # p of the rule, where the mean lies on its side; 1 where it does not
+    fails: float = 1.0  # p of the contrary
     halves: str = ""  # of a gap: what training and test accuracy have to do with it
 
 
@@ -145,14 +160,26 @@ def _claim(entry: Mapping[str, Any]) -> Claim:
 
 
 def _part(name: str, entry: Mapping[str, Any]) -> Part:
-    _keys(name, entry, {"better", "worse", "metric", "margin"}, {"minus_at"})
+    _keys(name, entry, {"better", "worse", "metric"}, {"minus_at", "margin", "equivalent"})
+    if ("margin" in entry) == ("equivalent" in entry):
+        raise ClaimsError(f"{name}: give either margin or equivalent")
+    margin = float(entry.get("margin", entry.get("equivalent")))
+    if "equivalent" in entry and margin <= 0:
+        raise ClaimsError(f"{name}: equivalent is {margin:g}, and has to be above 0")
     if entry["metric"] not in METRICS:
         raise ClaimsError(f"{name}: no metric '{entry['metric']}'; choose from {', '.join(METRICS)}")
     better, worse = _runs(name, entry["better"]), _runs(name, entry["worse"])
     if better == worse:
         raise ClaimsError(f"{name}: better and worse are the same runs, {better}")
     minus_at = entry.get("minus_at")
-    return Part(better, worse, entry["metric"], float(entry["margin"]), None if minus_at is None else int(minus_at))
+    return Part(
+        better,
+        worse,
+        entry["metric"],
+        margin,
+        None if minus_at is None else int(minus_at),
+        "within" if "equivalent" in entry else "at least",
+    )
 
 
 def _runs(name: str, given: str | Mapping[str, Any]) -> Runs:
@@ -173,46 +200,34 @@ def _keys(name: str, entry: Mapping[str, Any], needed: set[str], allowed: set[st
 # --- judging --------------------------------------------------------------------------------------------------------
 
 
-def judge(claims: Sequence[Claim], tables: Mapping[str, pd.DataFrame], study: str) -> list[dict[str, Any]]:
-    """A verdict for every claim, from the tables (`Tables.frames`) of one study.
+def judge(claims: Sequence[Claim], tables: Tables) -> list[dict[str, Any]]:
+    """A verdict for every claim, from the tables of one study.
 
-    Each is `{id, rule, source, condition, effect, low, high, p_holm, margin, verdict, reason, needs}`, numbers in the
-    unit of the claim's first part. P values are corrected within each family, over the claims with seeds enough.
+    Each is `{id, rule, source, condition, effect, low, high, p_adjusted, margin, verdict, reason, needs}`, numbers in
+    the unit of the claim's first part. p is corrected (Bonferroni) over the claims given of its family: the primary
+    ones, whatever their study, so that no report waits for another; of the exploratory ones those of its own study.
     Raises ValueError for a NaN in what is compared.
     """
-    tested: dict[str, list[_Tested]] = {}
-    for claim in claims:
-        if claim.study == study and claim.parts and not _missing(claim, tables):
-            tested[claim.id] = [_test(claim, part, tables) for part in claim.parts]
-    corrected: dict[str, float] = {}
-    for family in ("claims", "exploratory"):
-        raw = {
-            claim.id: max(part.paired.p for part in tested[claim.id] if part.paired is not None)
-            for claim in claims
-            if claim.family == family and claim.id in tested and _can_be_judged(tested[claim.id])
-        }
-        if raw:
-            corrected |= dict(zip(raw, (float(p) for p in holm(list(raw.values()))), strict=True))
-    return [_entry(claim, tables, study, tested.get(claim.id), corrected.get(claim.id)) for claim in claims]
+    return [_entry(claim, tables, _family_size(claim, claims)) for claim in claims]
 
 
-def _entry(
-    claim: Claim, tables: Mapping[str, pd.DataFrame], study: str, tested: list[_Tested] | None, p: float | None
-) -> dict[str, Any]:
-    effect = low = high = None
+def _family_size(claim: Claim, claims: Sequence[Claim]) -> int:
+    of_family = [other for other in claims if other.family == claim.family and other.parts]
+    return len([other for other in of_family if claim.family == "claims" or other.study == claim.study])
+
+
+def _entry(claim: Claim, tables: Tables, family_size: int) -> dict[str, Any]:
+    effect = low = high = p = None
     if claim.described is not None:
-        verdict, reason, needs = "not tested", _description(claim, tables, study), "nothing: ratios are described"
-    elif tested is None:
-        verdict, reason, needs = _untested(claim, tables, study)
-    elif any(part.paired is None for part in tested):
-        verdict = "open"
-        reason = "the differences of all seeds are identical, so there is no spread to test against"
-        needs = "runs that differ between seeds"
+        verdict, reason, needs = "not tested", _description(claim, tables), "nothing: ratios are described"
+    elif untested := _untested(claim, tables):
+        verdict, (reason, needs) = "not tested", untested
     else:
+        tested = [_test(claim, part, tables) for part in claim.parts]
         first = tested[0].paired
-        assert first is not None
-        effect, low, high = first.difference, first.low, first.high
-        verdict, reason, needs = _verdict(claim, tested, p)
+        if first is not None:
+            effect, low, high = first.difference, first.low, first.high
+        verdict, reason, needs, p = _verdict(claim, tested, family_size)
     return {
         "id": claim.id,
         "rule": claim.rule,
@@ -221,7 +236,7 @@ def _entry(
         "effect": effect,
         "low": low,
         "high": high,
-        "p_holm": p,
+        "p_adjusted": p,
         "margin": claim.parts[0].margin if claim.parts else None,
         "verdict": verdict,
         "reason": reason,
@@ -229,43 +244,60 @@ def _entry(
     }
 
 
-def _can_be_judged(tested: Sequence[_Tested]) -> bool:
-    """Whether a claim belongs into its family's correction: with too few seeds it stays open whatever its p."""
-    return all(part.paired is not None and part.paired.k >= FEWEST_SEEDS for part in tested)
+def _verdict(claim: Claim, tested: Sequence[_Tested], family_size: int) -> tuple[str, str, str, float | None]:
+    """Verdict, reason, what it would need, and the corrected p.
 
-
-def _verdict(claim: Claim, tested: Sequence[_Tested], p: float | None) -> tuple[str, str, str]:
+    A claim of several parts is supported where all hold, so on the largest p; it falls with any, so on the smallest
+    times their number. A part counts on the side on which its mean lies.
+    """
     pairs = [part.paired for part in tested if part.paired is not None]
+    if len(pairs) < len(tested):
+        reason = "the differences of all seeds are identical, so there is no spread to test against"
+        return "open", reason, "runs that differ between seeds", None
     k = min(pair.k for pair in pairs)
     flags = "".join(f"; {flag}" for part in tested for flag in part.diverged)
     few = f"; exploratory, as {k} seeds are fewer than {SETTLED_SEEDS}" if k < SETTLED_SEEDS else ""
     if claim.family == "exploratory" and not few:
         few = "; exploratory"
     shown = "; ".join(_shown(claim.per_class, part) for part in tested)
-    if p is None:
-        return "open", f"{shown}; {k} seeds are too few for a verdict{flags}", f"{FEWEST_SEEDS} seeds at least"
-    above = [pair.difference > part.part.margin for pair, part in zip(pairs, tested, strict=True)]
-    if p < ALPHA and all(above):
-        return "supported", f"{shown}{few}{flags}", ""
-    # A claim of two parts falls with either; a part counts against it where it is shown to miss its margin.
-    against = [
-        (pair, part)
-        for pair, part, ok in zip(pairs, tested, above, strict=True)
-        if not ok and (pair.p if len(tested) > 1 else p) < ALPHA
-    ]
-    if against and (p < ALPHA or len(tested) > 1):
-        pair, part = against[0]
-        return "refuted", f"{_why_refuted(pair, part.part.margin)}: {shown}{few}{flags}", ""
-    weakest = max(zip(pairs, tested, strict=True), key=lambda both: both[0].p)[0]
-    wanted = f"about {weakest.seeds_needed} seeds" if weakest.seeds_needed else "more than 10,000 seeds"
-    needs = (
-        f"{wanted} to tell an effect of this size from the margin; {k} seeds find "
-        f"{weakest.smallest_detectable:.2g} beyond it four times in five"
+    if k < FEWEST_SEEDS:
+        reason = f"{shown}; {k} seeds are too few for a verdict{flags}"
+        return "open", reason, f"{FEWEST_SEEDS} seeds at least", None
+    holds = max(part.holds for part in tested)
+    against = min(tested, key=lambda part: part.fails)
+    p = min(min(holds, len(tested) * against.fails) * family_size, 1.0)
+    if p >= ALPHA:
+        return "open", f"the runs can't tell: {shown}{few}{flags}", _needs(tested, family_size), p
+    if holds <= len(tested) * against.fails:
+        return "supported", f"{shown}{few}{flags}", "", p
+    return "refuted", f"{_why_refuted(against)}: {shown}{few}{flags}", "", p
+
+
+def _needs(tested: Sequence[_Tested], family_size: int) -> str:
+    """How many seeds would tell, and what those that ran could have found, at the corrected level."""
+    weakest = max(tested, key=lambda part: min(part.holds, part.fails))
+    part, pair, alpha = weakest.part, weakest.paired, ALPHA / family_size
+    assert pair is not None
+    distance, power, what = pair.difference - part.margin, POWER, "beyond it"
+    if part.kind == "within":
+        # Two one-sided tests, both of which have to find it: each may miss half as often.
+        distance, power, alpha = abs(abs(pair.difference) - part.margin), 1 - (1 - POWER) / 2, 2 * alpha
+        what = "between no difference and the margin"
+    wanted = seeds_needed(distance, pair.sd, alpha, power, weakest.overlap)
+    found = smallest_detectable(pair.k, pair.sd, alpha, power, weakest.overlap)
+    none = "no number of seeds from this pool is enough" if weakest.overlap else "more than 10,000 seeds"
+    more = f"about {wanted} seeds" if wanted else none
+    return (
+        f"{more} to tell an effect of this size from the margin; {pair.k} seeds find {found:.2g} {what} four times in "
+        "five"
     )
-    return "open", f"the runs can't tell: {shown}{few}{flags}", needs
 
 
-def _why_refuted(pair: Paired, margin: float) -> str:
+def _why_refuted(tested: _Tested) -> str:
+    pair, margin = tested.paired, tested.part.margin
+    assert pair is not None
+    if tested.part.kind == "within":
+        return f"the difference is larger than {margin:g}"
     if margin < 0:
         return f"it falls behind by more than the {-margin:g} that the rule allows"
     return "the opposite holds" if pair.high < 0 else "the effect stays under the margin"
@@ -275,10 +307,11 @@ def _shown(per_class: int, tested: _Tested) -> str:
     part, pair = tested.part, tested.paired
     assert pair is not None
     change = f", less the same at {part.minus_at} a class" if part.minus_at is not None else ""
+    margin = f"{'±' if part.kind == 'within' else ''}{part.margin:g}".replace("-", "−")
     return (
         f"{part.better} minus {part.worse} with {size_name(per_class)}{change}: {_signed(pair.difference)} "
         f"[{_signed(pair.low)}, {_signed(pair.high)}] "
-        f"{part.unit} over {pair.k} seeds, margin {f'{part.margin:g}'.replace('-', '−')}{tested.halves}"
+        f"{tested.unit} over {pair.k} seeds, margin {margin}{tested.halves}"
     )
 
 
@@ -286,14 +319,28 @@ def _signed(value: float) -> str:
     return f"{value:+.2f}".replace("-", "−")
 
 
-def _untested(claim: Claim, tables: Mapping[str, pd.DataFrame], study: str) -> tuple[str, str, str]:
-    if claim.study != study:
-        return "not tested", f"judged on study {claim.study} alone, this is {study}", f"the runs of study {claim.study}"
-    missing = ", ".join(_missing(claim, tables))
-    return "not tested", f"runs are missing: {missing}", "these runs; `dvc repro` trains what is declared"
+def _untested(claim: Claim, tables: Tables) -> tuple[str, str] | None:
+    """Why a claim has no test here and what it would need; None where it has one."""
+    if claim.study != tables.study:
+        return f"judged on study {claim.study} alone, this is {tables.study}", f"the runs of study {claim.study}"
+    if missing := _missing(claim, tables):
+        return f"runs are missing: {', '.join(missing)}", "these runs; `dvc repro` trains what is declared"
+    sizes = sorted({size for part in claim.parts for size in _sizes(claim, part)})
+    if ALL in sizes:
+        reason = "with all images every seed trains on the same ones, so the runs speak of reruns and not of data"
+        return reason, "draws of the training images"
+    small = [size for size in sizes if tables.too_small(size)]
+    if small:
+        shared = f"two draws of {size_name(small[-1])} share {tables.overlap(small[-1]):.0%} of their images"
+        return f"{shared}: this pool is too small for this size", "more images to draw from"
+    return None
 
 
-def _missing(claim: Claim, tables: Mapping[str, pd.DataFrame]) -> list[str]:
+def _sizes(claim: Claim, part: Part) -> list[int]:
+    return [claim.per_class, *([] if part.minus_at is None else [part.minus_at])]
+
+
+def _missing(claim: Claim, tables: Tables) -> list[str]:
     """The sides of a claim that lack runs: those of some declared seeds, or two runs of common seeds.
 
     How many seeds judge a claim is fixed beforehand: judging it on those that happen to have run so far, and again
@@ -301,9 +348,9 @@ def _missing(claim: Claim, tables: Mapping[str, pd.DataFrame]) -> list[str]:
     """
     missing = []
     for part in claim.parts:
-        for size in (claim.per_class, *([] if part.minus_at is None else [part.minus_at])):
+        for size in _sizes(claim, part):
             sides = {runs: _values(runs, part.metric, size, tables) for runs in (part.better, part.worse)}
-            awaited = {runs: _awaited(runs, size, tables["missing_cells"]) for runs in sides}
+            awaited = {runs: _awaited(runs, size, tables.missing_cells) for runs in sides}
             empty = [
                 f"{runs} at {size_name(size)} ({_seeds(len(values), awaited[runs])})"
                 for runs, values in sides.items()
@@ -328,8 +375,9 @@ def _seeds(present: int, awaited: int) -> str:
     return f"{present} of {present + awaited} seeds" if present + awaited else "not declared"
 
 
-def _test(claim: Claim, part: Part, tables: Mapping[str, pd.DataFrame]) -> _Tested:
-    sizes = [claim.per_class, *([] if part.minus_at is None else [part.minus_at])]
+def _test(claim: Claim, part: Part, tables: Tables) -> _Tested:
+    sizes = _sizes(claim, part)
+    overlap = tables.correlation(*sizes)
     sides = [
         (_values(part.worse, part.metric, size, tables), _values(part.better, part.metric, size, tables))
         for size in sizes
@@ -337,21 +385,31 @@ def _test(claim: Claim, part: Part, tables: Mapping[str, pd.DataFrame]) -> _Test
     seeds = sides[0][0].index
     for worse, better in sides:
         seeds = seeds.intersection(worse.index).intersection(better.index)
-    paired_values = [(worse[seeds].to_numpy(), better[seeds].to_numpy()) for worse, better in sides]
+    values = [(worse[seeds].to_numpy(), better[seeds].to_numpy()) for worse, better in sides]
     flags = tuple(flag for runs in (part.better, part.worse) if (flag := _diverged(runs, claim.per_class, tables)))
-    if any(not math.isfinite(value) for pair in paired_values for side in pair for value in side):
+    unit = f"points of {ACCURACIES[tables.judge_by]}" if part.metric == "judged" else part.unit
+    if any(not math.isfinite(value) for pair in values for side in pair for value in side):
         raise ValueError(f"claim {claim.id}: a value of {part.metric} is missing (NaN); no test is made with it")
+
+    # A change of a difference with size is the difference of the differences, seed by seed.
+    first, second = values[0] if part.minus_at is None else [better - worse for worse, better in reversed(values)]
     try:
-        if part.minus_at is None:
-            paired = paired_difference(*paired_values[0], margin=part.margin)
-        else:
-            paired = difference_of_differences(*paired_values[0], *paired_values[1], margin=part.margin)
+        paired = paired_difference(first, second, part.margin, overlap)
     except ValueError:
-        return _Tested(part, None, flags)
-    return _Tested(part, paired, flags, _halves(claim.per_class, part, tables))
+        return _Tested(part, unit, overlap, None, flags)
+    if part.kind == "at least":
+        above = paired.difference > part.margin
+        holds, fails = (paired.p, 1.0) if above else (1.0, paired.p)
+    else:
+        holds, fails = equivalence(second - first, part.margin, overlap), 1.0
+        if abs(paired.difference) > part.margin:
+            nearest = math.copysign(part.margin, paired.difference)
+            fails = paired_difference(first, second, nearest, overlap).p
+    halves = _halves(claim.per_class, part, tables)
+    return _Tested(part, unit, overlap, paired, flags, holds, fails, halves)
 
 
-def _halves(per_class: int, part: Part, tables: Mapping[str, pd.DataFrame]) -> str:
+def _halves(per_class: int, part: Part, tables: Tables) -> str:
     """The two differences that a difference of gaps is made of: a gap narrows too where training only gets worse."""
     if part.metric != "gap" or part.minus_at is not None:
         return ""
@@ -364,10 +422,8 @@ def _halves(per_class: int, part: Part, tables: Mapping[str, pd.DataFrame]) -> s
     return f" (made of {' and '.join(said)})"
 
 
-def _cells(runs: Runs, per_class: int, tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    names = ("runs", "ablations") if runs.lr_scale is None else ("sweep",)
-    for name in names:
-        table = tables[name]
+def _cells(runs: Runs, per_class: int, tables: Tables) -> pd.DataFrame:
+    for table in (tables.runs, tables.ablations) if runs.lr_scale is None else (tables.sweep,):
         chosen = table[(table["strategy"] == runs.strategy) & (table["per_class"] == per_class)]
         if runs.lr_scale is not None:
             chosen = chosen[chosen["lr_scale"].round(9) == round(runs.lr_scale, 9)]
@@ -376,17 +432,17 @@ def _cells(runs: Runs, per_class: int, tables: Mapping[str, pd.DataFrame]) -> pd
     # Where a study sweeps a rate but doesn't train it as a final run, its base rate is a cell of the sweep.
     if runs.lr_scale is None:
         return _cells(Runs(runs.strategy, 1.0), per_class, tables)
-    return tables["sweep"].iloc[:0]
+    return tables.sweep.iloc[:0]
 
 
-def _values(runs: Runs, metric: str, per_class: int, tables: Mapping[str, pd.DataFrame]) -> pd.Series[float]:
+def _values(runs: Runs, metric: str, per_class: int, tables: Tables) -> pd.Series[float]:
     """A metric by seed, in the unit that METRICS names. Drift: at the end of the last phase."""
     cells = _cells(runs, per_class, tables).set_index("seed")
     if metric == "gap":
         return 100 * (cells["train_accuracy"] - cells["test_accuracy"])
     if metric != "drift":
         return 100 * cells[metric].astype(float)
-    moved = tables["drift"]
+    moved = tables.drift
     if not len(cells):
         return pd.Series(dtype=float)
     first = cells.iloc[0]
@@ -402,37 +458,26 @@ def _values(runs: Runs, metric: str, per_class: int, tables: Mapping[str, pd.Dat
     return by_seed
 
 
-def _diverged(runs: Runs, per_class: int, tables: Mapping[str, pd.DataFrame]) -> str:
+def _diverged(runs: Runs, per_class: int, tables: Tables) -> str:
     cells = _cells(runs, per_class, tables)
     count = int((cells["status"] == "diverged").sum())
     return f"{count} of {len(cells)} runs of {runs} diverged" if count else ""
 
 
-def _description(claim: Claim, tables: Mapping[str, pd.DataFrame], study: str) -> str:
+def _description(claim: Claim, tables: Tables) -> str:
     assert claim.described is not None
     of, against = claim.described.of, claim.described.against
-    best = {name: _best_scale(name, claim.per_class, tables["tune"]) for name in (of, against)}
-    if claim.study != study or None in best.values():
+    tuned = tables.provenance["parameters"].get("lr_scales", {}).get(str(claim.per_class), {})
+    if claim.study != tables.study or not tables.tuned or not {of, against} <= set(tuned):
         return f"needs tuned rates of {of} and {against} in study {claim.study}"
-    rates = (claim.described.rate * (best[of] or 1), claim.described.against_rate * (best[against] or 1))
+    rates = [
+        rate * used_scale(tables.provenance, claim.per_class, name)
+        for name, rate in ((of, claim.described.rate), (against, claim.described.against_rate))
+    ]
     ratio = rates[0] / rates[1]
     low, high = RATIO_EXPECTED
     where = "within" if low <= ratio <= high else "outside"
-    tried = tables["tune"]["lr_scale"]
-    edge = [name for name in (of, against) if best[name] in (tried.min(), tried.max())]
-    beyond = f"; the rate of {' and of '.join(edge)} lies at the edge of those tried" if edge else ""
-    if len(edge) == 2 and best[of] == best[against]:
-        beyond += ", at the same end, so that this is the ratio of the rates as written, and the best one is not known"
     return (
         f"described, not judged: the best rate of {of} was {rates[0]:.1e}, of {against} {rates[1]:.1e}, a ratio of "
-        f"{ratio:g}, {where} {low} to {high}{beyond}"
+        f"{ratio:g}, {where} {low} to {high}"
     )
-
-
-def _best_scale(strategy: str, per_class: int, tune: pd.DataFrame) -> float | None:
-    pilots = tune[(tune["strategy"] == strategy) & (tune["per_class"] == per_class)]
-    if not len(pilots):
-        return None
-    means = pilots.groupby("lr_scale")[["val_accuracy", "log_loss"]].mean().reset_index()
-    ordered = means.sort_values(["val_accuracy", "log_loss", "lr_scale"], ascending=[False, True, True])
-    return float(ordered["lr_scale"].iloc[0])

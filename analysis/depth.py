@@ -40,7 +40,7 @@ class Depth:
 
     per_class: int
     summary: pd.DataFrame  # COLUMNS; `first` is the group nearest the input that learns, costs are in points
-    runs: pd.DataFrame  # start, first, seed, test_accuracy (percent)
+    runs: pd.DataFrame  # start, first, seed, judged (percent)
     moved: pd.DataFrame  # strategy, group, weight_distance
     beside: tuple[Beside, ...]
 
@@ -107,16 +107,14 @@ def _of_size(numbers: Numbers, size: int, parts: Sequence[tuple[str, str, str, s
         mine = mine[mine["seed"].isin(other["seed"])].sort_values("seed")
         if mine.empty:
             continue
-        mean, low, high, k = findings.interval(mine["test_accuracy"].to_numpy() * 100)
+        mean, low, high, k = findings.interval(mine["judged"].to_numpy() * 100, numbers.tables.correlation(size))
         row = {"start": start, "first": first, "strategy": name, "k": k, "mean": mean, "low": low, "high": high}
         effect = effects[(effects["ablation"] == name) & effects["lr_scale"].isin(whole["lr_scale"])]
         if len(effect):
             lost = -effect[["difference", "high", "low"]].iloc[0]
             row |= {"cost": lost["difference"], "cost_low": lost["high"], "cost_high": lost["low"]}
         rows.append(row)
-        points.append(
-            mine[["strategy", "seed"]].assign(start=start, first=first, test_accuracy=mine["test_accuracy"] * 100)
-        )
+        points.append(mine[["strategy", "seed"]].assign(start=start, first=first, judged=mine["judged"] * 100))
     summary = pd.DataFrame(rows, columns=COLUMNS)
     # More than, for everything learning is one of the rows.
     several = summary[summary.groupby("start")["start"].transform("size") > DEPTHS_AT_LEAST]
@@ -125,12 +123,16 @@ def _of_size(numbers: Numbers, size: int, parts: Sequence[tuple[str, str, str, s
     shown = pd.concat(points)
     shown = shown[shown["start"].isin(several["start"])].reset_index(drop=True)
     moved = _moved(numbers.tables, size, shown[["strategy", "seed"]])
-    several, shown = several.reset_index(drop=True), shown[["start", "first", "seed", "test_accuracy"]]
-    return Depth(size, several, shown, moved, tuple(_beside(numbers, several, ablations, parts)))
+    several, shown = several.reset_index(drop=True), shown[["start", "first", "seed", "judged"]]
+    return Depth(size, several, shown, moved, tuple(_beside(numbers, size, several, ablations, parts)))
 
 
 def _beside(
-    numbers: Numbers, summary: pd.DataFrame, ablations: pd.DataFrame, parts: Sequence[tuple[str, str, str, str]]
+    numbers: Numbers,
+    size: int,
+    summary: pd.DataFrame,
+    ablations: pd.DataFrame,
+    parts: Sequence[tuple[str, str, str, str]],
 ) -> Iterator[Beside]:
     """Each start's best depth, by its mean, beside the ablation that freezes BatchNorm and lets everything learn."""
     blocks = numbers.tables.provenance["parameters"]["strategies"]
@@ -148,7 +150,8 @@ def _beside(
         ]
         for ablation in frozen:
             theirs, ours = (ablations[ablations["strategy"] == name] for name in (depth, ablation))
-            k, found = findings.by_seed(theirs, ours[ours["lr_scale"].isin(theirs["lr_scale"])])
+            ours = ours[ours["lr_scale"].isin(theirs["lr_scale"])]
+            k, found = findings.by_seed(theirs, ours, numbers.tables.correlation(size))
             if found is not None:
                 yield Beside(start, ablation, depth, k, found.difference, found.low, found.high)
 
@@ -223,7 +226,7 @@ def _frozen(first: str) -> str:
     return joined(frozen) if len(frozen) < 3 else f"`{frozen[0]}` to `{frozen[-1]}`"
 
 
-def rows_of(depth: Depth) -> Table:
+def rows_of(depth: Depth, metric: str) -> Table:
     """Every depth with its accuracy and what it costs against everything learning."""
     rows = []
     for row in depth.summary.to_dict("records"):
@@ -233,5 +236,6 @@ def rows_of(depth: Depth) -> Table:
             cost = f"{signed(row['cost'])} {bracket(row['cost_low'], row['cost_high'])}".strip()
         learning = "everything" if row["first"] == GROUPS[0] else f"`{row['first']}`"
         rows.append((row["start"], learning, f"`{row['strategy']}`", str(row["k"]), reached, cost))
-    header = ("Start", "Learns from", "Runs of", "Seeds", "Test accuracy, % [95%]", "Cost of freezing, points [95%]")
-    return Table(header, tuple(rows), frozenset({3, 4, 5}))
+    header = ["Start", "Learns from", "Runs of", "Seeds", f"{metric.capitalize()}, % [95%]"]
+    header.append("Cost of freezing, points [95%]")
+    return Table(tuple(header), tuple(rows), frozenset({3, 4, 5}))

@@ -30,13 +30,13 @@ def elsewhere(claims: Sequence[Claim], judged: Sequence[Mapping[str, Any]], tabl
     verdicts = {row["id"]: row["verdict"] for row in judged if row["verdict"] != "not tested"}
     strategies = tables.provenance["parameters"]["strategies"]
     sizes = sorted(int(size) for size in tables.runs["per_class"].unique())
-    frames, rows = tables.frames(), []
+    rows = []
     count = {"same": 0, "open": 0, "decided": 0, "otherwise": 0}
     for claim in claims:
         if claim.study != tables.study or claim.id not in verdicts:
             continue
         for instead, variant in _variants(claim, sizes, strategies):
-            (found,) = judge([variant], frames, tables.study)
+            (found,) = judge([variant], tables)
             if found["verdict"] == "not tested":
                 continue
             same, undecided = found["verdict"] == verdicts[claim.id], found["verdict"] == "open"

@@ -14,7 +14,7 @@ from analysis.findings import DECIDED_FROM, Numbers, Sweep
 from analysis.plots import p_value, signed
 from analysis.statistics import ALPHA
 from analysis.wording import learning_label, phase_rows, phase_verdict, rate_of, sweep_rows, sweep_words
-from analysis.words import Table, bracket, counted, percent, size_words
+from analysis.words import Table, bracket, counted, gain_words, percent, size_words
 
 GRADUAL, STOPPED, AT_ONCE = "gradual_unfreezing", "last_block", "fine_tune"
 THREE = ("scratch", "feature_extraction", "fine_tune")
@@ -81,16 +81,14 @@ def _three_ways(numbers: Numbers, size: int) -> Iterator[Exercise]:
         row = numbers.of(size, name)
         watched = _last_validation(numbers, size, name)
         head = (f"`{name}`", str(row["k"]), percent(row["train_accuracy"]), percent(watched))
-        tested = (
-            f"{percent(row['test_accuracy'])} {bracket(row['test_accuracy_low'], row['test_accuracy_high'], 'without')}"
-        )
+        tested = f"{percent(row['judged'])} {bracket(row['judged_low'], row['judged_high'], 'without')}"
         rows.append((*head, tested.strip(), percent(row["gap"])))
     header = (
         "Strategy",
         "Seeds",
         "Train accuracy, %",
         "Validation accuracy, %",
-        "Test accuracy, % [95%]",
+        f"{numbers.metric.capitalize()}, % [95%]",
         "Gap, points",
     )
     words = [
@@ -144,12 +142,13 @@ def _against_words(numbers: Numbers, size: int, name: str, other: str, said: str
     pairs: pd.DataFrame = findings.against(numbers.pairs, size, other)
     row = pairs[pairs["strategy"] == name].to_dict("records")[0]
     if not np.isfinite(row["difference"]):
-        return f"`{name}` against `{other}`: not testable."
-    found = f"{signed(row['difference'])} points {bracket(row['low'], row['high'])} of test accuracy"
+        return f"`{name}` against `{other}`: {gain_words(row)}."
+    found = f"{signed(row['difference'])} points {bracket(row['low'], row['high'])} of {numbers.metric}"
+    p, among = (row["p_holm"], "over all pairs") if row["family"] == "pairs" else (row["p"], "not adjusted")
     if row["k"] < DECIDED_FROM:
         shown = f"open with {counted(int(row['k']), 'seed')}"
-    elif row["p_holm"] < ALPHA:
-        shown = f"shown (p {p_value(row['p_holm'])} over all pairs)"
+    elif p < ALPHA:
+        shown = f"shown (p {p_value(p)} {among})"
     else:
-        shown = f"no difference is shown (p {p_value(row['p_holm'])} over all pairs)"
+        shown = f"no difference is shown (p {p_value(p)} {among})"
     return f"`{name}` against {said} (`{other}`): {found}; {shown}."

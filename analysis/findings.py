@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any, Literal
@@ -11,17 +11,26 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from analysis.statistics import ALPHA, Paired, crossed_interval, holm, mean_interval, paired_difference
-from analysis.tables import ALL, GROUPS, Predictions, Tables, TablesError
+from analysis.statistics import (
+    ALPHA,
+    MOST_OVERLAP,
+    Paired,
+    crossed_interval,
+    holm,
+    mean_interval,
+    paired_difference,
+)
+from analysis.tables import ALL, COLUMNS, GROUPS, METRICS, Metric, Predictions, Tables, TablesError
 
 REFERENCE = "feature_extraction"  # fixed beforehand, whatever the runs say
 DECIDED_FROM = 5  # seeds; below, nothing is decided
 CITABLE_FROM = 10  # seeds; below, a study is exploratory
 
-TEXTBOOK_ORDER = (
-    *("scratch", "feature_extraction", "last_block", "fine_tune"),
-    *("discriminative", "gradual_unfreezing", "lp_ft"),
+DEFAULT_ORDER = (
+    *("scratch", "feature_extraction", "last_block", "fine_tune", "discriminative"),
+    *("gradual_unfreezing", "lp_ft", "norm_only", "lda"),
 )
+BATCH_NORM_TRAIN = "_batch_norm_train"  # ends the name of a strategy that is another one with updated BatchNorm
 
 # What counts as gone wrong in a sweep of rates, always against the best rate of the same sweep.
 CLEAR_DROP = 1.0  # points of accuracy below the best rate, and lower in every seed
@@ -30,44 +39,63 @@ MOVED_LESS = 0.5  # times the backbone's drift at the best rate
 TRAIN_DROP = 1.0  # points of training accuracy below the best rate
 
 COMPARISON_COLUMNS = [
-    *("study", "per_class", "a", "b", "k", "difference", "low", "high", "p"),
+    *("study", "per_class", "a", "b", "family", "metric", "k", "overlap", "factor", "difference", "low", "high", "p"),
     *("low_new_images", "high_new_images", "p_holm", "d_z", "wins", "smallest_detectable"),
 ]
+Family = Literal["pairs", "batch_norm", "none"]
 BACKBONE_GROUPS = GROUPS[:-1]
 
 Floats = npt.NDArray[np.float64]
 
 
 def strategy_order(names: Sequence[str]) -> list[str]:
-    """The textbook's strategies in its order, then the others by name."""
-    known = [name for name in TEXTBOOK_ORDER if name in set(names)]
+    """The nine default strategies in their order, then the others by name."""
+    known = [name for name in DEFAULT_ORDER if name in set(names)]
     return known + sorted(set(names) - set(known))
 
 
-def interval(values: Sequence[float] | Floats) -> tuple[float, float, float, int]:
-    """Mean, low, high and n of the values that are there; no interval below two values or without any spread."""
+def interval(values: Sequence[float] | Floats, correlation: float = 0.0) -> tuple[float, float, float, int]:
+    """Mean, low, high and n of the values that are there; no interval below two values or without any spread.
+
+    correlation: of the seeds, as `Tables.correlation` has it.
+    """
     present = np.asarray(values, dtype=np.float64)
-    found = mean_interval(present[np.isfinite(present)])
+    found = mean_interval(present[np.isfinite(present)], correlation)
     return found.mean, found.low, found.high, found.n
 
 
-def difference_of(a: Floats, b: Floats) -> Paired | None:
-    """B minus A, or None where a test would mean nothing: fewer than two pairs, or all differences identical."""
+def difference_of(a: Floats, b: Floats, correlation: float) -> Paired | None:
+    """B minus A, or None where a test would mean nothing, as `no_test` says."""
     try:
-        return paired_difference(a, b)
+        return paired_difference(a, b, overlap=correlation)
     except ValueError:
         return None
 
 
-def strategies_table(runs: pd.DataFrame) -> pd.DataFrame:
+def no_test(row: Mapping[Any, Any]) -> str:
+    """Why a difference, with its per_class, overlap and k, has no test."""
+    if row["per_class"] != ALL and row["overlap"] > MOST_OVERLAP:
+        return "pool too small"
+    return "identical differences" if row["k"] >= 2 else "fewer than two shared seeds"
+
+
+def family_of(a: str, b: str, default: frozenset[str]) -> Family:
+    """The tests that a pair is corrected with: those of the default strategies, or of BatchNorm, or none."""
+    if {a, b} <= default:
+        return "pairs"
+    return "batch_norm" if b == a + BATCH_NORM_TRAIN or a == b + BATCH_NORM_TRAIN else "none"
+
+
+def strategies_table(tables: Tables) -> pd.DataFrame:
     """One row a size and strategy: means over seeds, accuracies in percent, the gap in points."""
     rows = []
-    for per_class, sized in runs.groupby("per_class"):
+    for per_class, sized in tables.runs.groupby("per_class"):
+        correlation = tables.correlation(int(str(per_class)))
         for name in strategy_order(sized["strategy"].unique().tolist()):
             mine = sized[sized["strategy"] == name]
             row: dict[str, Any] = {"per_class": per_class, "strategy": name, "k": len(mine)}
-            for column in ("test_accuracy", "balanced_accuracy"):
-                mean, low, high, _ = interval(mine[column].to_numpy() * 100)
+            for column in ("judged", "test_accuracy", "balanced_accuracy"):
+                mean, low, high, _ = interval(mine[column].to_numpy() * 100, correlation)
                 # A t interval knows no limits; an accuracy does.
                 row |= {column: mean, f"{column}_low": np.maximum(low, 0.0), f"{column}_high": np.minimum(high, 100.0)}
             row["train_accuracy"] = interval(mine["train_accuracy"].to_numpy() * 100)[0]
@@ -81,26 +109,35 @@ def strategies_table(runs: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def comparisons(study: str, runs: pd.DataFrame, predictions: Predictions) -> pd.DataFrame:
-    """All pairs of strategies of one size, B minus A in percentage points, paired by seed; Holm over each size.
+def comparisons(tables: Tables) -> pd.DataFrame:
+    """All pairs of strategies of one size, B minus A in points of the judged accuracy, paired by seed.
 
-    The numbers of a pair are NaN where its differences are identical or fewer than two seeds are shared.
+    `family` says which tests of a size a pair is corrected with (Holm); `none` stands unadjusted. The numbers of a pair
+    are NaN where it has no test (`no_test`).
     """
     rows = []
-    for per_class, sized in runs.groupby("per_class"):
+    classes = tables.predictions.labels if tables.judge_by == "balanced_accuracy" else None
+    for per_class, sized in tables.runs.groupby("per_class"):
+        size = int(str(per_class))
+        correlation = tables.correlation(size)
         by_name = {str(name): mine.set_index("seed").sort_index() for name, mine in sized.groupby("strategy")}
-        family = []
+        families: dict[Family, list[dict[str, Any]]] = {"pairs": [], "batch_norm": [], "none": []}
         for a, b in combinations(strategy_order(list(by_name)), 2):
             seeds = by_name[a].index.intersection(by_name[b].index)
             first, second = by_name[a].loc[seeds], by_name[b].loc[seeds]
-            row: dict[str, Any] = {"study": study, "per_class": per_class, "a": a, "b": b, "k": len(seeds)}
-            found = difference_of(_points(first["test_accuracy"]), _points(second["test_accuracy"]))
+            family = family_of(a, b, tables.default_strategies)
+            row: dict[str, Any] = {"study": tables.study, "per_class": size, "a": a, "b": b, "family": family}
+            row |= {"metric": tables.judge_by, "k": len(seeds), "overlap": tables.overlap(size)}
+            found = difference_of(_points(first["judged"]), _points(second["judged"]), correlation)
             if found is not None:
                 low, high = crossed_interval(
-                    predictions.correct(first["fingerprint"].tolist()),
-                    predictions.correct(second["fingerprint"].tolist()),
+                    tables.predictions.correct(first["fingerprint"].tolist()),
+                    tables.predictions.correct(second["fingerprint"].tolist()),
+                    classes,
+                    correlation,
                 )
                 row |= {
+                    "factor": found.factor,
                     "difference": found.difference,
                     "low": found.low,
                     "high": found.high,
@@ -111,11 +148,12 @@ def comparisons(study: str, runs: pd.DataFrame, predictions: Predictions) -> pd.
                     "wins": found.wins,
                     "smallest_detectable": found.smallest_detectable,
                 }
-                family.append(row)
+                families[family].append(row)
             rows.append(row)
-        _adjust(family)
+        _adjust(families["pairs"])
+        _adjust(families["batch_norm"])
     frame = pd.DataFrame(rows, columns=COMPARISON_COLUMNS)
-    numbers = COMPARISON_COLUMNS[COMPARISON_COLUMNS.index("difference") :]
+    numbers = COMPARISON_COLUMNS[COMPARISON_COLUMNS.index("overlap") :]
     return frame.astype({**dict.fromkeys(numbers, "float64"), "wins": "Int64"})
 
 
@@ -132,29 +170,44 @@ def _points(column: pd.Series[float]) -> Floats:
 
 @dataclass(frozen=True)
 class Top:
-    """The strategies of one size that no other beats (Holm-adjusted p below 0.05), highest mean first."""
+    """The candidates of one size that no other beats (Holm-adjusted p below 0.05), highest mean first.
+
+    Candidates are the default strategies, whose pairs are one family of tests, or all where fewer than two of those
+    ran. The others stand in the tables beside them, and are neither advised nor beat anything.
+    """
 
     per_class: int
     k: int  # seeds of the pair that has fewest, thin strategies aside
-    members: tuple[str, ...]  # not beaten, never diverged, and without a sign against them
+    members: tuple[str, ...]  # not beaten, never failed, and without a sign against them
     doubtful: tuple[str, ...]  # not beaten, but some 95% interval against them excludes zero before correction
-    unstable: tuple[str, ...]  # not beaten, but diverged at least once: a large spread must not be a merit
+    unstable: tuple[str, ...]  # not beaten, but some run failed (diverged, or one class for all images): no merit
     thin: tuple[str, ...]  # too few seeds in common with any other strategy to be beaten, or to be recommended
     beaten: tuple[str, ...]
-    state: Literal["one strategy", "too few seeds", "decided"]
+    others: tuple[str, ...]  # compared, and no candidates
+    state: Literal["one strategy", "pool too small", "too few seeds", "decided"]
 
 
-def top_of(strategies: pd.DataFrame, pairs: pd.DataFrame, per_class: int) -> Top:
-    """Which strategies of one size cannot be told from the top: never a test against a winner picked on test."""
-    mine = strategies[strategies["per_class"] == per_class].sort_values("test_accuracy", ascending=False, kind="stable")
+def top_of(
+    strategies: pd.DataFrame, pairs: pd.DataFrame, per_class: int, default: frozenset[str], failed: frozenset[str]
+) -> Top:
+    """Which strategies of one size cannot be told from the top: never a test against a winner picked on test.
+
+    failed: strategies of which a run failed, as `Top.unstable` has it.
+    """
+    mine = strategies[strategies["per_class"] == per_class].sort_values("judged", ascending=False, kind="stable")
+    several = mine["strategy"].isin(default).sum() > 1
+    others = mine.loc[~mine["strategy"].isin(default) & several, "strategy"].tolist()
+    mine = mine[~mine["strategy"].isin(others)]
     names = mine["strategy"].tolist()
-    unsteady = set(mine.loc[mine["diverged"] > 0, "strategy"])
-    sized = pairs[pairs["per_class"] == per_class]
+    unsteady = set(mine.loc[mine["diverged"] > 0, "strategy"]) | failed
+    sized = pairs[(pairs["per_class"] == per_class) & pairs["a"].isin(names) & pairs["b"].isin(names)]
     enough = sized[sized["k"] >= DECIDED_FROM]
     full = set(enough["a"]) | set(enough["b"])
-    state: Literal["one strategy", "too few seeds", "decided"] = "decided"
+    state: Literal["one strategy", "pool too small", "too few seeds", "decided"] = "decided"
     if len(names) == 1:
         state, full = "one strategy", set(names)
+    elif per_class != ALL and (sized["overlap"] > MOST_OVERLAP).any():
+        state, full = "pool too small", set(names)
     elif enough.empty:
         state, full = "too few seeds", set(names)
     told = enough[enough["p_holm"] < ALPHA]
@@ -173,6 +226,7 @@ def top_of(strategies: pd.DataFrame, pairs: pd.DataFrame, per_class: int) -> Top
         unstable=tuple(name for name in unbeaten if name in unsteady),
         thin=tuple(name for name in names if name not in full),
         beaten=tuple(name for name in names if name in beaten),
+        others=tuple(others),
         state=state,
     )
 
@@ -218,22 +272,21 @@ class Robustness:
     strategy: str
     per_class: int
     k: int
-    accuracy: tuple[float, float, float]  # difference, low, high over draws of the training images
+    judged: tuple[float, float, float]  # difference, low, high over draws of the training images
     new_images: tuple[float, float]  # low, high over draws and new test images
-    balanced: tuple[float, float, float]  # difference, low, high of balanced accuracy
+    other: tuple[float, float, float]  # difference, low, high of the accuracy that does not decide
     wins: int
     wins_interval: tuple[float, float]  # fractions
     classes_better: tuple[str, ...]  # the interval of the difference in recall lies above zero
     classes_worse: tuple[str, ...]
-    smallest_detectable: float
 
     @property
     def signs(self) -> tuple[int, int, int]:
         """What each of the three intervals says: 1 above zero, -1 below, 0 neither."""
         return (
-            _sign(self.accuracy[1], self.accuracy[2]),
+            _sign(self.judged[1], self.judged[2]),
             _sign(self.new_images[0], self.new_images[1]),
-            _sign(self.balanced[1], self.balanced[2]),
+            _sign(self.other[1], self.other[2]),
         )
 
 
@@ -241,29 +294,35 @@ def _sign(low: float, high: float) -> int:
     return 1 if low > 0 else -1 if high < 0 else 0
 
 
+def other_metric(metric: Metric) -> Metric:
+    """The accuracy that stands beside the one that decides."""
+    return "accuracy" if metric == "balanced_accuracy" else "balanced_accuracy"
+
+
 def robustness(
-    runs: pd.DataFrame, pairs: pd.DataFrame, recall: pd.DataFrame, per_class: int, reference: str
+    tables: Tables, pairs: pd.DataFrame, recall: pd.DataFrame, per_class: int, reference: str
 ) -> list[Robustness]:
     """Every strategy of one size against the reference, measured in four ways."""
-    sized = runs[runs["per_class"] == per_class]
+    sized = tables.runs[tables.runs["per_class"] == per_class]
+    correlation, column = tables.correlation(per_class), COLUMNS[other_metric(tables.judge_by)]
     recall = recall[recall["per_class"] == per_class]
     found = []
     for row in against(pairs, per_class, reference).to_dict("records"):
         name = row["strategy"]
         ours, theirs = (sized[sized["strategy"] == which].set_index("seed") for which in (name, reference))
         seeds = ours.index.intersection(theirs.index).sort_values()
-        accuracy = difference_of(_points(theirs.loc[seeds, "test_accuracy"]), _points(ours.loc[seeds, "test_accuracy"]))
-        balanced = difference_of(
-            _points(theirs.loc[seeds, "balanced_accuracy"]), _points(ours.loc[seeds, "balanced_accuracy"])
+        judged, other = (
+            difference_of(_points(theirs.loc[seeds, which]), _points(ours.loc[seeds, which]), correlation)
+            for which in ("judged", column)
         )
-        if accuracy is None:
+        if judged is None:
             continue
         better, worse = [], []
         table = recall.pivot_table(index="seed", columns=["strategy", "class"], values="recall", aggfunc="first").loc[
             seeds
         ]
         for label in recall["class"].unique():
-            of_class = difference_of(_points(table[(reference, label)]), _points(table[(name, label)]))
+            of_class = difference_of(_points(table[(reference, label)]), _points(table[(name, label)]), correlation)
             if of_class is not None and of_class.low > 0:
                 better.append(str(label))
             elif of_class is not None and of_class.high < 0:
@@ -273,15 +332,14 @@ def robustness(
             Robustness(
                 strategy=name,
                 per_class=per_class,
-                k=accuracy.k,
-                accuracy=(accuracy.difference, accuracy.low, accuracy.high),
+                k=judged.k,
+                judged=(judged.difference, judged.low, judged.high),
                 new_images=(row["low_new_images"], row["high_new_images"]),
-                balanced=(balanced.difference, balanced.low, balanced.high) if balanced else (nan, nan, nan),
-                wins=accuracy.wins,
-                wins_interval=(accuracy.wins_low, accuracy.wins_high),
+                other=(other.difference, other.low, other.high) if other else (nan, nan, nan),
+                wins=judged.wins,
+                wins_interval=(judged.wins_low, judged.wins_high),
                 classes_better=tuple(better),
                 classes_worse=tuple(worse),
-                smallest_detectable=accuracy.smallest_detectable,
             )
         )
     return found
@@ -352,7 +410,7 @@ def sweeps(table: pd.DataFrame, history: pd.DataFrame, drift: pd.DataFrame) -> l
     for (strategy, per_class), cells in table.groupby(["strategy", "per_class"]):
         mine = cells.merge(moved, on=["strategy", "per_class", "lr_scale", "seed"], how="left")
         chosen_on: Literal["validation", "test"] = "validation" if mine["val_accuracy"].notna().all() else "test"
-        decides = "val_accuracy" if chosen_on == "validation" else "test_accuracy"
+        decides = "val_accuracy" if chosen_on == "validation" else "judged"
         scales = sorted(mine["lr_scale"].unique(), reverse=True)
         by_scale = {scale: mine[mine["lr_scale"] == scale].set_index("seed").sort_index() for scale in scales}
         # A rate at which a run diverged is never the best one; of equal rates the smaller one is.
@@ -393,7 +451,7 @@ def _rate(
     return Rate(
         lr_scale=scale,
         k=len(mine),
-        test=interval(mine["test_accuracy"].to_numpy() * 100)[0],
+        test=interval(mine["judged"].to_numpy() * 100)[0],
         val=interval(mine["val_accuracy"].to_numpy() * 100)[0],
         train=train,
         drift=drift,
@@ -407,91 +465,104 @@ def _rate(
 
 def _last_loss(history: pd.DataFrame, scale: float, seeds: list[int]) -> float:
     mine = history[(history["lr_scale"] == scale) & history["seed"].isin(seeds)]
-    losses = mine[(mine["split"] == "train") & (mine["metric"] == "loss")]
+    losses = mine[mine["split"].eq(_read_at_the_end(mine)) & (mine["metric"] == "loss")]
     return interval(losses.loc[losses["epoch"] == losses["epoch"].max(), "value"].to_numpy())[0]
 
 
-def phase_gains(history: pd.DataFrame) -> pd.DataFrame:
+def _read_at_the_end(history: pd.DataFrame) -> str:
+    """The split of the training images after training: the first edition read them so after every epoch."""
+    return "train_end" if history["split"].eq("train_end").any() else "train"
+
+
+def phase_gains(tables: Tables) -> pd.DataFrame:
     """Validation accuracy (percent) at the end of each phase of strategies with several, and what each phase added.
 
-    Columns: per_class, strategy, phase, k, mean, low, high, gain, gain_low, gain_high, p_holm, wins; gains in points,
-    paired by seed; p adjusted over all phases but the first of all strategies of a size, NaN where there is no test.
-    Diverged runs have no end of a phase where they stopped, and count up to there.
+    Columns: per_class, strategy, phase, k, train, mean, low, high, gain, gain_low, gain_high, p_holm, wins; gains in
+    points, paired by seed; p adjusted over all phases but the first of all strategies of a size, NaN where there is no
+    test; train is the accuracy on the training images. Diverged runs have no end of a phase where they stopped, and
+    count up to there.
     """
     rows = []
     families: dict[Any, list[dict[str, Any]]] = {}
-    watched = _ends_of_phases(history)
+    watched = _ends_of_phases(tables.history, "val")
+    trained = _ends_of_phases(tables.history, _read_at_the_end(tables.history))
+    trained_means = trained.groupby(["per_class", "strategy", "phase"])["value"].mean() * 100
     for (per_class, strategy), mine in watched.groupby(["per_class", "strategy"]):
+        correlation = tables.correlation(int(str(per_class)))
         table = mine.pivot_table(index="seed", columns="phase", values="value", aggfunc="first") * 100
         if table.shape[1] < 2:
             continue
         for phase in range(1, int(table.columns.max()) + 1):
-            mean, low, high, k = interval(table[phase].to_numpy())
+            mean, low, high, k = interval(table[phase].to_numpy(), correlation)
             row = {"per_class": per_class, "strategy": strategy, "phase": phase, "k": k}
+            row["train"] = trained_means.get((per_class, strategy, phase), float("nan"))
             row |= {"mean": mean, "low": low, "high": high}
             if phase > 1:
                 both = table[[phase - 1, phase]].dropna()
                 gains = (both[phase] - both[phase - 1]).to_numpy()
-                gain, gain_low, gain_high, _ = interval(gains)
+                gain, gain_low, gain_high, _ = interval(gains, correlation)
                 row |= {"gain": gain, "gain_low": gain_low, "gain_high": gain_high, "wins": int((gains > 0).sum())}
-                tested = difference_of(both[phase - 1].to_numpy(), both[phase].to_numpy())
+                tested = difference_of(both[phase - 1].to_numpy(), both[phase].to_numpy(), correlation)
                 if tested is not None:
                     row["p"] = tested.p
                     families.setdefault(per_class, []).append(row)
             rows.append(row)
     for family in families.values():
         _adjust(family)
-    columns = ["per_class", "strategy", "phase", "k", "mean", "low", "high", "gain", "gain_low", "gain_high", "p_holm"]
-    return pd.DataFrame(rows, columns=[*columns, "wins"])
+    columns = ["per_class", "strategy", "phase", "k", "train", "mean", "low", "high", "gain", "gain_low", "gain_high"]
+    return pd.DataFrame(rows, columns=[*columns, "p_holm", "wins"])
 
 
-def _ends_of_phases(history: pd.DataFrame) -> pd.DataFrame:
-    """Validation accuracy in the last epoch of each phase of the final runs."""
-    watched = history[
-        (history["role"] == "final") & (history["split"] == "val") & (history["metric"] == "accuracy")
+def _ends_of_phases(history: pd.DataFrame, split: str) -> pd.DataFrame:
+    """The accuracy on one split in the last epoch of each phase of the final runs."""
+    read = history[
+        (history["role"] == "final") & (history["split"] == split) & (history["metric"] == "accuracy")
     ].dropna(subset="value")
     cell = ["per_class", "strategy", "seed", "phase"]
-    return watched[watched["epoch"] == watched.groupby(cell)["epoch"].transform("max")]
+    return read[read["epoch"] == read.groupby(cell)["epoch"].transform("max")]
 
 
 def phase_ends(history: pd.DataFrame) -> pd.DataFrame:
     """Per seed, validation accuracy (fraction) at the end of each phase of the strategies that have several."""
-    ends = _ends_of_phases(history)
+    ends = _ends_of_phases(history, "val")
     several = ends.groupby(["per_class", "strategy"])["phase"].transform("max") > 1
     return ends.loc[several, ["per_class", "strategy", "seed", "phase", "value"]].reset_index(drop=True)
 
 
-def ablation_effects(ablations: pd.DataFrame, runs: pd.DataFrame, of: dict[str, str]) -> pd.DataFrame:
+def ablation_effects(tables: Tables) -> pd.DataFrame:
     """Each ablation minus the strategy it changes, in points: paired by size, seed and scale of the rates."""
-    parents = pd.concat([runs, ablations])
+    written = tables.provenance["parameters"]["strategies"]
+    parents = pd.concat([tables.runs, tables.ablations])
+    other_column = COLUMNS[other_metric(tables.judge_by)]
     rows = []
-    for (per_class, name, lr_scale), mine in ablations.groupby(["per_class", "strategy", "lr_scale"]):
-        parent = of.get(str(name), "")
+    for (per_class, name, lr_scale), mine in tables.ablations.groupby(["per_class", "strategy", "lr_scale"]):
+        parent, size = str(written.get(str(name), {}).get("of", "")), int(str(per_class))
         theirs = parents[
             (parents["strategy"] == parent) & (parents["per_class"] == per_class) & (parents["lr_scale"] == lr_scale)
         ]
-        k, found = by_seed(theirs, mine)
-        row: dict[str, Any] = {"per_class": per_class, "ablation": name, "of": parent, "lr_scale": lr_scale}
-        row |= {"k": k, "test_accuracy": float(mine["test_accuracy"].mean() * 100)}
-        row["balanced_accuracy"] = float(mine["balanced_accuracy"].mean() * 100)
+        k, found = by_seed(theirs, mine, tables.correlation(size))
+        row: dict[str, Any] = {"per_class": size, "ablation": name, "of": parent, "lr_scale": lr_scale}
+        row |= {"k": k, "overlap": tables.overlap(size), "judged": float(mine["judged"].mean() * 100)}
         row["log_loss"] = float(mine["log_loss"].mean())
         row["diverged"] = int((mine["status"] == "diverged").sum())
         if found is not None:
             row |= {"difference": found.difference, "low": found.low, "high": found.high, "p": found.p}
-        _, balanced = by_seed(theirs, mine, "balanced_accuracy")
-        if balanced is not None:
-            row |= {"balanced": balanced.difference, "balanced_low": balanced.low, "balanced_high": balanced.high}
+        _, other = by_seed(theirs, mine, tables.correlation(size), other_column)
+        if other is not None:
+            row |= {"other": other.difference, "other_low": other.low, "other_high": other.high}
         rows.append(row)
-    columns = ["per_class", "ablation", "of", "lr_scale", "k", "test_accuracy", "balanced_accuracy", "log_loss"]
-    columns += ["diverged", "difference", "low", "high", "p", "balanced", "balanced_low", "balanced_high"]
+    columns = ["per_class", "ablation", "of", "lr_scale", "k", "overlap", "judged", "log_loss", "diverged"]
+    columns += ["difference", "low", "high", "p", "other", "other_low", "other_high"]
     return pd.DataFrame(rows, columns=columns)
 
 
-def by_seed(theirs: pd.DataFrame, ours: pd.DataFrame, metric: str = "test_accuracy") -> tuple[int, Paired | None]:
+def by_seed(
+    theirs: pd.DataFrame, ours: pd.DataFrame, correlation: float, column: str = "judged"
+) -> tuple[int, Paired | None]:
     """How many seeds two sets of runs share, and the difference in an accuracy (points), ours minus theirs."""
-    a, b = theirs.set_index("seed")[metric], ours.set_index("seed")[metric]
+    a, b = theirs.set_index("seed")[column], ours.set_index("seed")[column]
     seeds = b.index.intersection(a.index).sort_values()
-    return len(seeds), difference_of(_points(a.loc[seeds]), _points(b.loc[seeds]))
+    return len(seeds), difference_of(_points(a.loc[seeds]), _points(b.loc[seeds]), correlation)
 
 
 def twins(tables: Tables) -> dict[tuple[int, str], str]:
@@ -523,7 +594,7 @@ def one_class(tables: Tables, per_class: int) -> dict[str, tuple[int, int]]:
 def between(tables: Tables, per_class: int, strategy: str, ours: pd.DataFrame) -> dict[str, Any] | None:
     """Runs of an ablation or a sweep minus a final strategy at one size, in points, paired by seed; None: no test."""
     theirs = tables.runs[(tables.runs["strategy"] == strategy) & (tables.runs["per_class"] == per_class)]
-    k, found = by_seed(theirs, ours[ours["per_class"] == per_class])
+    k, found = by_seed(theirs, ours[ours["per_class"] == per_class], tables.correlation(per_class))
     return None if found is None else {"k": k, "difference": found.difference, "low": found.low, "high": found.high}
 
 
@@ -534,15 +605,6 @@ def best_rate_gain(tables: Tables, sweep: Sweep, strategy: str) -> dict[str, Any
     runs = tables.sweep
     ours = runs[(runs["strategy"] == sweep.strategy) & (runs["lr_scale"] == sweep.best.lr_scale)]
     return between(tables, sweep.per_class, strategy, ours)
-
-
-def overlap(per_class: int, pool_images: int, test_class_counts: Sequence[int]) -> float:
-    """The share of training images that two draws have in common, expected where pool and test have equal shares."""
-    if per_class == ALL:
-        return 1.0
-    counts = np.asarray(test_class_counts, dtype=np.float64)
-    pool = pool_images * counts / counts.sum()
-    return float(np.minimum(per_class / pool[pool > 0], 1).mean())
 
 
 @dataclass(frozen=True)
@@ -563,14 +625,32 @@ class Numbers:
 
     def tuned_on(self, per_class: int) -> int | None:
         """How many images in all judged each rate of this size; None where rates were not tuned."""
-        found: int | None = self.tables.provenance["parameters"].get("tuning_images", {}).get(str(per_class))
+        parameters = self.tables.provenance["parameters"]
+        tried = parameters.get("tried", {}).get(str(per_class), {})
+        judged = [int(found["of"]) for strategy in tried.values() for found in strategy["tried"].values()]
+        found: int | None = max(judged, default=parameters.get("tuning_images", {}).get(str(per_class)))
         return found
 
     @property
-    def tuned(self) -> bool:
-        """Whether rates were tuned, and not the textbook's."""
-        study = self.tables.provenance["parameters"]["study"]
-        return bool(study.get("learning_rates", "textbook") != "textbook")
+    def untuned_rates(self) -> str:
+        """What rates are that nobody tuned."""
+        scale = self.tables.provenance["parameters"]["study"].get("learning_rates", "textbook")
+        return "the textbook's" if scale == "textbook" else f"{scale:g} times the textbook's"
+
+    @property
+    def metric(self) -> str:
+        """The accuracy that decides, in words."""
+        return METRICS[self.tables.judge_by]
+
+    @property
+    def other(self) -> str:
+        """The accuracy that stands beside it, in words."""
+        return METRICS[other_metric(self.tables.judge_by)]
+
+    @property
+    def other_column(self) -> str:
+        """The column of the accuracy that stands beside the one that decides."""
+        return COLUMNS[other_metric(self.tables.judge_by)]
 
     @property
     def validated(self) -> bool:
@@ -603,9 +683,11 @@ class Numbers:
 
     @property
     def baseline(self) -> float:
-        """The accuracy (percent) of always answering the largest class of the test images."""
-        counts = self.tables.provenance["dataset"]["test_class_counts"]
-        return 100 * float(max(counts)) / float(sum(counts))
+        """What always answering the largest class of the test images gets, in percent of the accuracy that decides."""
+        counts = np.bincount(self.tables.predictions.labels)
+        if self.tables.judge_by == "balanced_accuracy":
+            return 100 / np.count_nonzero(counts)
+        return 100 * float(counts.max()) / float(counts.sum())
 
     def of(self, per_class: int, strategy: str) -> dict[str, Any]:
         """The row of one strategy at one size."""
@@ -617,23 +699,21 @@ def compute(tables: Tables) -> Numbers:
     """All numbers of the report but the claims. Raises TablesError where no final cell has a run."""
     if tables.runs.empty:
         raise TablesError(f"study {tables.study} has no final run yet, and a report needs one: run `dvc repro`")
-    strategies = strategies_table(tables.runs)
-    pairs = comparisons(tables.study, tables.runs, tables.predictions)
-    sizes = sorted(strategies["per_class"].unique())
+    strategies, pairs = strategies_table(tables), comparisons(tables)
+    sizes = [int(size) for size in sorted(strategies["per_class"].unique())]
     recall = recalls(tables.runs, tables.predictions)
-    robust = [row for size in sizes for row in robustness(tables.runs, pairs, recall, int(size), REFERENCE)]
-    written = tables.provenance["parameters"]["strategies"]
-    of = {name: str(block["of"]) for name, block in written.items() if "of" in block}
+    robust = [row for size in sizes for row in robustness(tables, pairs, recall, size, REFERENCE)]
+    flat = {size: frozenset(one_class(tables, size)) for size in sizes}
     return Numbers(
         tables=tables,
         strategies=strategies,
         pairs=pairs,
-        tops=tuple(top_of(strategies, pairs, int(size)) for size in sizes),
+        tops=tuple(top_of(strategies, pairs, size, tables.default_strategies, flat[size]) for size in sizes),
         recall=recall,
         robust=tuple(robust),
         sweeps=tuple(sweeps(tables.sweep, tables.history, tables.drift)),
-        gains=phase_gains(tables.history),
+        gains=phase_gains(tables),
         twins=twins(tables),
-        ablations=ablation_effects(tables.ablations, tables.runs, of),
+        ablations=ablation_effects(tables),
         names=tuple(strategy_order(strategies["strategy"].unique().tolist())),
     )

@@ -36,10 +36,10 @@ def ledger(judged: Sequence[Mapping[str, Any]], claims: Sequence[Claim], study: 
     """The verdicts: primary and exploratory claims apart, and those that have no runs here in a list of their own."""
     by_id = {claim.id: claim for claim in claims}
     families = {
-        "claims": ("Primary claims", "One family: their p-values are adjusted together (Holm)."),
+        "claims": ("Primary claims", "p is adjusted (Bonferroni) over all primary claims of `analysis/claims.yaml`."),
         "exploratory": (
             "Exploratory claims",
-            "Adjusted among themselves (Holm): reasons to look further, not results.",
+            "p is adjusted (Bonferroni) over those of this study: reasons to look further, not results.",
         ),
     }
     mine = [row for row in judged if by_id[row["id"]].study == study]
@@ -49,7 +49,6 @@ def ledger(judged: Sequence[Mapping[str, Any]], claims: Sequence[Claim], study: 
         judgeable = [row for row in mine if by_id[row["id"]].family == family and row not in described]
         some = [row for row in judgeable if row["verdict"] != "not tested"]
         if some:
-            words += _waiting_words(len(judgeable) - len(some))
             parts.append(LedgerPart(title, f"{_verdicts(some, VERDICTS[:-1])}. {words}", _ledger_table(some, by_id)))
     untested = [row for row in judged if row["verdict"] == "not tested" and row not in described]
     summary = (
@@ -61,14 +60,6 @@ def ledger(judged: Sequence[Mapping[str, Any]], claims: Sequence[Claim], study: 
         "cannot tell; *not tested*: there are no runs for it here."
     )
     return Ledger(summary, tuple(parts), tuple(map(_untested_row, described)), tuple(map(_untested_row, untested)))
-
-
-def _waiting_words(count: int) -> str:
-    """That the verdicts of a family may not stand while claims of it wait for their runs; nothing where none does."""
-    if not count:
-        return ""
-    wait = "1 more waits for its runs" if count == 1 else f"{count} more wait for their runs"
-    return f" {wait}, and with them the correction grows: a verdict with an adjusted p near 0.05 may become open."
 
 
 def _verdicts(judged: Sequence[Mapping[str, Any]], order: Sequence[str] = VERDICTS) -> str:
@@ -84,7 +75,7 @@ def _untested_row(row: Mapping[str, Any]) -> str:
 def _ledger_table(judged: Sequence[Mapping[str, Any]], by_id: Mapping[str, Claim]) -> Table:
     rows = []
     for row in judged:
-        effect, low, high, p = (_nan_if_none(row[name]) for name in ("effect", "low", "high", "p_holm"))
+        effect, low, high, p = (_nan_if_none(row[name]) for name in ("effect", "low", "high", "p_adjusted"))
         shown = NONE
         if np.isfinite(effect):
             unit = "%" if by_id[row["id"]].parts[0].unit.startswith("percent") else "points"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from itertools import product
 from typing import Any
 
 import numpy as np
@@ -50,7 +49,7 @@ def _latex(text: str) -> str:
 
 def _settings(block: Mapping[str, Any]) -> dict[str, str]:
     """What a strategy sets besides its phases and weights, as text."""
-    known = {"phases", "epochs_of_phases", "weights", "of", "name"}
+    known = {"phases", "epochs_of_phases", "weights", "of", "name", "default"}
     return {
         key: f"{value:g}" if isinstance(value, float) else str(value)
         for key, value in block.items()
@@ -104,29 +103,50 @@ def recipe_rows(numbers: Numbers) -> Table:
         ]
         weights = "random" if block.get("weights") == "none" else "pretrained"
         also = cell("; ".join(extra)) or NONE
-        rows.append((f"`{name}`", weights, "; then ".join(phases), also, "; ".join(scales) or "×1"))
+        rows.append(
+            (
+                f"`{name}`",
+                weights,
+                "; then ".join(phases) or "the head, in closed form",
+                also,
+                "; ".join(scales) or "×1",
+            )
+        )
     return Table(("Strategy", "Start", "What learns, at which rate", "Also", "Rates scaled by"), tuple(rows))
 
 
 def tuning_rows(numbers: Numbers) -> Table:
-    """What each scale of the rates reached in tuning, in percent; the chosen one bold, ties of the best marked."""
-    tune = numbers.tables.tune
-    scales = sorted(tune["lr_scale"].unique())
+    """What each scale of the rates reached in tuning, in percent; the chosen one bold."""
+    reached = _reached(numbers)
+    scales = sorted({scale for means in reached.values() for scale in means})
     rows = []
-    names = strategy_order(tune["strategy"].unique().tolist())
-    for per_class, name in product(sorted(tune["per_class"].unique()), names):
-        mine = tune[(tune["per_class"] == per_class) & (tune["strategy"] == name)]
-        means = mine.groupby("lr_scale")["val_accuracy"].mean() * 100
-        tied = np.isclose(means, means.max()).sum() > 1
-        cells = []
-        for scale in scales:
-            reached = percent(float(means.get(scale, np.nan)))
-            best = scale in means.index and np.isclose(means[scale], means.max())
-            bold = scale == used_scale(numbers.tables.provenance, per_class, name)
-            cells.append((f"**{reached}**" if bold else reached) + (" =" if best and tied else ""))
-        rows.append((size_number(int(per_class)), f"`{name}`", *cells))
+    for (per_class, name), means in reached.items():
+        used = used_scale(numbers.tables.provenance, per_class, name)
+        cells = [percent(means.get(scale, np.nan)) for scale in scales]
+        cells = [f"**{cell}**" if scale == used else cell for scale, cell in zip(scales, cells, strict=True)]
+        rows.append((size_number(per_class), f"`{name}`", *cells))
     header = ("Images a class", "Strategy", *(f"×{scale:g}" for scale in scales))
     return Table(header, tuple(rows), frozenset({0, *range(2, 2 + len(scales))}))
+
+
+def _reached(numbers: Numbers) -> dict[tuple[int, str], dict[float, float]]:
+    """The accuracy (percent) of each scale on the images that judged it, by size and strategy."""
+    tried = numbers.tables.provenance["parameters"].get("tried")
+    if tried is not None:
+        return {
+            (int(size), name): {
+                float(scale): 100 * found["right"] / found["of"] for scale, found in by_name[name]["tried"].items()
+            }
+            for size, by_name in sorted(tried.items(), key=lambda item: int(item[0]))
+            for name in strategy_order(list(by_name))
+        }
+    tune = numbers.tables.tune  # of the first edition, which kept nothing else
+    found: dict[tuple[int, str], dict[float, float]] = {}
+    for per_class, of_size in tune.groupby("per_class"):
+        for name in strategy_order(of_size["strategy"].unique().tolist()):
+            means = of_size[of_size["strategy"] == name].groupby("lr_scale")["val_accuracy"].mean() * 100
+            found[int(str(per_class)), name] = {float(str(scale)): float(mean) for scale, mean in means.items()}
+    return found
 
 
 def _rates_words(rates: Mapping[str, float]) -> str:
@@ -190,6 +210,8 @@ def provenance_rows(numbers: Numbers) -> Table:
         ("Epochs", str(study["epochs"])),
         ("Batch size", str(study.get("batch_size", NONE)) + updates),
         ("Optimizer", provenance["parameters"].get("optimizer", NONE)),
+        *(("Precision", precision) for precision in [provenance["parameters"].get("precision")] if precision),
+        ("Judged by", numbers.metric),
         ("Learning rates", str(study.get("learning_rates", NONE))),
         ("Seeds", seeds),
         *((str(key).replace("_", " ").capitalize(), f"`{value}`") for key, value in others),
@@ -224,7 +246,7 @@ def origin_rows(numbers: Numbers) -> Table:
         ("Sweep of rates", f"`dvc repro sweep@{study}`", "[sweep.csv](sweep.csv)"),
         ("Ablations", f"`dvc repro ablate@{study}`", "[ablations.csv](ablations.csv)"),
         ("Which runs the study declares", collect, "[declared.csv](declared.csv)"),
-        ("Means and shares of the table of strategies", render, "[metrics.json](metrics.json)"),
+        ("Means and shares of the table of strategies", render, "`metrics/STRATEGY.json`"),
         ("Paired differences, intervals, p", render, "[comparisons.csv](comparisons.csv)"),
         ("Verdicts", render, "[claims.json](claims.json)"),
         ("The numbers behind a figure", render, "`figures/NAME.csv`"),

@@ -29,7 +29,7 @@ OKABE_ITO = {
     "vermillion": "#D55E00",
     "purple": "#CC79A7",
 }
-# The textbook's strategies look the same in every report.
+# The default strategies look the same in every report.
 FIXED_LOOKS = {
     "scratch": (OKABE_ITO["black"], "X"),
     "feature_extraction": (OKABE_ITO["orange"], "o"),
@@ -38,6 +38,8 @@ FIXED_LOOKS = {
     "discriminative": (OKABE_ITO["green"], "^"),
     "gradual_unfreezing": (OKABE_ITO["purple"], "v"),
     "lp_ft": (OKABE_ITO["vermillion"], "P"),
+    "norm_only": (OKABE_ITO["yellow"], "p"),
+    "lda": ("#7B3F6B", "h"),  # a ninth colour, darker than the palette's
 }
 _OTHER_COLOURS = ("yellow", "blue", "vermillion", "green", "purple", "sky", "orange", "black")
 _OTHER_MARKERS = ("*", "<", ">", "p", "h", "d", "8", "H")
@@ -73,14 +75,14 @@ STYLE: dict[str, Any] = {
 GREY = "#8A8A8A"
 INK = "#222222"
 NARROW = 8.0  # points: the smallest text in a figure
-MOST_IN_MATRIX = 8  # strategies; with more the numbers become too small to read
+MOST_IN_MATRIX = 9  # strategies; with more the numbers become too small to read
 MOST_CLASSES = 12  # columns of the figure of classes, for the same reason
 
 Looks = Mapping[str, tuple[str, str]]
 
 
 def looks_of(names: Sequence[str]) -> dict[str, tuple[str, str]]:
-    """One colour and one marker for each strategy, fixed for the textbook's seven."""
+    """One colour and one marker for each strategy, fixed for the nine defaults."""
     looks = {name: FIXED_LOOKS[name] for name in names if name in FIXED_LOOKS}
     for i, name in enumerate(name for name in names if name not in FIXED_LOOKS):
         colour = OKABE_ITO[_OTHER_COLOURS[i % len(_OTHER_COLOURS)]]
@@ -100,17 +102,17 @@ def _figure(height: float) -> Figure:
     return Figure(figsize=(WIDTH, height), layout="constrained")
 
 
-def accuracy(runs: pd.DataFrame, summary: pd.DataFrame, looks: Looks, baseline: float) -> Figure:
-    """Test accuracy of every run, joined by seed, with mean and 95% interval: one panel a size.
+def accuracy(runs: pd.DataFrame, summary: pd.DataFrame, looks: Looks, baseline: float, metric: str) -> Figure:
+    """The judged accuracy of every run, joined by seed, with mean and 95% interval: one panel a size.
 
-    runs: per_class, strategy, seed, status, test_accuracy (percent). summary: per_class, strategy, test_accuracy and
-    its _low and _high (percent). baseline: the accuracy (percent) of always answering the largest class.
+    runs: per_class, strategy, seed, status, judged (percent). summary: per_class, strategy, judged and
+    its _low and _high (percent). baseline: that (percent) of always answering the largest class. metric: its name.
     """
     sizes = sorted(runs["per_class"].unique())
     names = [name for name in looks if name in set(runs["strategy"])]
     figure = _figure(0.75 + len(sizes) * (0.35 + 0.42 * len(names)))
     panels = figure.subplots(len(sizes), 1, sharex=True, squeeze=False)[:, 0]
-    ranges = _ranges(runs, "test_accuracy", summary, "test_accuracy_low", "test_accuracy_high")
+    ranges = _ranges(runs, "judged", summary, "judged_low", "judged_high")
     low, high, outside = core(ranges)
     room = 0.06 * (high - low) or 1.0
     near = low - 8 < baseline < high + 8  # points
@@ -120,7 +122,7 @@ def accuracy(runs: pd.DataFrame, summary: pd.DataFrame, looks: Looks, baseline: 
         mine = runs[runs["per_class"] == size]
         for _, of_seed in mine.groupby("seed"):
             rows = of_seed.assign(y=of_seed["strategy"].map(names.index)).sort_values("y")
-            panel.plot(rows["test_accuracy"], rows["y"] - 0.13, color=GREY, linewidth=0.5, alpha=0.55, zorder=1)
+            panel.plot(rows["judged"], rows["y"] - 0.13, color=GREY, linewidth=0.5, alpha=0.55, zorder=1)
         _bands(panel, len(names))
         for y, name in enumerate(names):
             colour, marker = looks[name]
@@ -128,7 +130,7 @@ def accuracy(runs: pd.DataFrame, summary: pd.DataFrame, looks: Looks, baseline: 
             for status, face in (("ok", colour), ("diverged", "white")):
                 some = dots[dots["status"] == status]
                 panel.scatter(
-                    some["test_accuracy"],
+                    some["judged"],
                     np.full(len(some), y - 0.13),
                     s=20,
                     marker=marker,
@@ -139,15 +141,15 @@ def accuracy(runs: pd.DataFrame, summary: pd.DataFrame, looks: Looks, baseline: 
                 )
             for row in summary[(summary["per_class"] == size) & (summary["strategy"] == name)].to_dict("records"):
                 if name in outside:
-                    _pointer(panel, y, f"{row['test_accuracy']:.1f}", row["test_accuracy"] < low)
-                _interval(panel, row["test_accuracy"], row["test_accuracy_low"], row["test_accuracy_high"], y + 0.2)
+                    _pointer(panel, y, f"{row['judged']:.1f}", row["judged"] < low)
+                _interval(panel, row["judged"], row["judged_low"], row["judged_high"], y + 0.2)
         panel.set_yticks(range(len(names)), names)
         panel.set_ylim(len(names) - 0.5, -0.5)
         panel.grid(axis="y", visible=False)
         panel.set_title(size_name(size), loc="left")
         if near:
             panel.axvline(baseline, color=INK, linewidth=0.9, linestyle=":", zorder=0)
-    panels[-1].set_xlabel("test accuracy (%)")
+    panels[-1].set_xlabel(f"{metric} (%)")
     handles = [
         Line2D([], [], color=GREY, marker="o", linewidth=0.5, markersize=4, label="one seed (line: same seed)"),
         Line2D([], [], color=INK, marker="|", linewidth=2, markersize=8, label="mean with 95% interval"),
@@ -324,7 +326,7 @@ def pair_matrix(pairs: pd.DataFrame, names: Sequence[str]) -> Figure:
     largest = float(np.nanmax(np.abs(values))) if np.isfinite(values).any() else 1.0
     image = panel.imshow(values, cmap=mpl.colormaps["PuOr"], vmin=-largest, vmax=largest, aspect="auto")
     for (i, j), (words, told) in texts.items():
-        place: dict[str, Any] = {"ha": "center", "fontsize": NARROW, "linespacing": 1.2}
+        place: dict[str, Any] = {"ha": "center", "fontsize": NARROW if count < 9 else 7.2, "linespacing": 1.2}
         if not np.isfinite(values[i, j]):
             panel.text(j, i, words, va="center", color=INK, **place)
             continue
@@ -332,7 +334,7 @@ def pair_matrix(pairs: pd.DataFrame, names: Sequence[str]) -> Figure:
         weight = "bold" if told else "normal"
         panel.text(j, i - 0.27, signed(values[i, j]), va="center", fontweight=weight, **place)
         panel.text(j, i + 0.15, words, va="center", **place)
-    panel.set_xticks(range(count - 1), [_broken(name) for name in names[:-1]])
+    panel.set_xticks(range(count - 1), [_broken(name) for name in names[:-1]], fontsize=NARROW if count < 9 else 7.2)
     panel.set_yticks(range(count - 1), [_broken(name) for name in names[1:]])
     panel.set_xticks(np.arange(count) - 0.5, minor=True)
     panel.set_yticks(np.arange(count) - 0.5, minor=True)
@@ -462,10 +464,10 @@ def _curve_handles(history: pd.DataFrame, phases: bool) -> list[Line2D]:
     return handles
 
 
-def cost(runs: pd.DataFrame, summary: pd.DataFrame, looks: Looks) -> Figure:
-    """Test accuracy against the seconds of a run: small dots are seeds, large ones means at median times.
+def cost(runs: pd.DataFrame, summary: pd.DataFrame, looks: Looks, metric: str) -> Figure:
+    """Accuracy against the seconds of a run: small dots are seeds, large ones means at median times.
 
-    runs: per_class, strategy, seconds, test_accuracy (percent). summary: the same, with test_accuracy_low and _high.
+    runs: per_class, strategy, seconds, judged (percent). summary: the same, with judged_low and _high.
     """
     sizes = sorted(runs["per_class"].unique())
     figure = _figure(3.3 if len(sizes) == 1 else 0.7 + 2.5 * -(-len(sizes) // 2))
@@ -475,13 +477,13 @@ def cost(runs: pd.DataFrame, summary: pd.DataFrame, looks: Looks) -> Figure:
         for row in summary[summary["per_class"] == size].to_dict("records"):
             colour, marker = looks[row["strategy"]]
             dots = runs[(runs["per_class"] == size) & (runs["strategy"] == row["strategy"])]
-            panel.scatter(dots["seconds"], dots["test_accuracy"], s=8, color=colour, alpha=0.45, linewidth=0, zorder=2)
-            if np.isfinite(row["test_accuracy_low"]):
-                ends = [row["test_accuracy_low"], row["test_accuracy_high"]]
+            panel.scatter(dots["seconds"], dots["judged"], s=8, color=colour, alpha=0.45, linewidth=0, zorder=2)
+            if np.isfinite(row["judged_low"]):
+                ends = [row["judged_low"], row["judged_high"]]
                 panel.plot([row["seconds"]] * 2, ends, color=colour, linewidth=1.6, zorder=3)
             panel.plot(
                 [row["seconds"]],
-                [row["test_accuracy"]],
+                [row["judged"]],
                 marker=marker,
                 color=colour,
                 markersize=8,
@@ -492,17 +494,17 @@ def cost(runs: pd.DataFrame, summary: pd.DataFrame, looks: Looks) -> Figure:
             )
         mine = runs[runs["per_class"] == size]
         of_size = summary[summary["per_class"] == size]
-        low, high, outside = core(_ranges(mine, "test_accuracy", of_size, "test_accuracy_low", "test_accuracy_high"))
+        low, high, outside = core(_ranges(mine, "judged", of_size, "judged_low", "judged_high"))
         room = 0.06 * (high - low) or 1.0
         panel.set_ylim(low - room, high + room)
         if outside:
-            means = of_size.set_index("strategy")["test_accuracy"]
+            means = of_size.set_index("strategy")["judged"]
             words = "outside: " + ", ".join(f"{name} {means[name]:.1f}" for name in outside)
             panel.set_title(words, loc="right", fontsize=NARROW, color=INK)
         _seconds_axis(panel, runs.loc[runs["per_class"] == size, "seconds"].to_numpy(dtype=np.float64))
         panel.set_title(size_name(size), loc="left")
         panel.set_xlabel("seconds a run")
-        panel.set_ylabel("test accuracy (%)")
+        panel.set_ylabel(f"{metric} (%)")
     for panel in panels[len(sizes) :]:
         panel.set_visible(False)
     handles, labels = panels[0].get_legend_handles_labels()
@@ -535,10 +537,10 @@ def _plain_log_ticks(axis: Axis, low: float, high: float) -> None:
     axis.set_minor_locator(NullLocator())
 
 
-def sizes(summary: pd.DataFrame, looks: Looks) -> Figure:
-    """Mean test accuracy with its 95% interval against the number of images a class, log scale.
+def sizes(summary: pd.DataFrame, looks: Looks, metric: str) -> Figure:
+    """The mean judged accuracy, called `metric`, with its 95% interval against the number of images a class, log scale.
 
-    summary: per_class, strategy, test_accuracy and its _low and _high (percent).
+    summary: per_class, strategy, judged and its _low and _high (percent).
     """
     figure = _figure(3.5)
     panel = figure.subplots()
@@ -549,14 +551,14 @@ def sizes(summary: pd.DataFrame, looks: Looks) -> Figure:
         rows = summary[summary["strategy"] == name].sort_values("per_class")
         # Side by side, so that intervals do not hide each other.
         x = rows["per_class"] * 1.035 ** (i - (len(names) - 1) / 2)
-        panel.plot(x, rows["test_accuracy"], color=colour, marker=marker, markersize=6, linewidth=1.4, label=name)
-        known = np.isfinite(rows["test_accuracy_low"])
-        panel.vlines(x[known], rows["test_accuracy_low"][known], rows["test_accuracy_high"][known], color=colour)
+        panel.plot(x, rows["judged"], color=colour, marker=marker, markersize=6, linewidth=1.4, label=name)
+        known = np.isfinite(rows["judged_low"])
+        panel.vlines(x[known], rows["judged_low"][known], rows["judged_high"][known], color=colour)
     panel.set_xscale("log")
     panel.set_xticks(all_sizes, [f"{size:,}" for size in all_sizes])
     panel.xaxis.set_minor_locator(NullLocator())
     panel.set_xlabel("training images a class (log scale)")
-    panel.set_ylabel("test accuracy (%)")
+    panel.set_ylabel(f"{metric} (%)")
     figure.legend(loc="outside right center")
     return figure
 
@@ -746,10 +748,10 @@ def drift(table: pd.DataFrame, names: Sequence[str], groups: Sequence[str]) -> F
     )
 
 
-def depth(summary: pd.DataFrame, runs: pd.DataFrame) -> Figure:
-    """Test accuracy against the group from which on everything learns, one line for each start.
+def depth(summary: pd.DataFrame, runs: pd.DataFrame, metric: str) -> Figure:
+    """The judged accuracy, called `metric`, against the group from which on everything learns, one line for each start.
 
-    summary: start, first, mean and its low and high (percent). runs: start, first, seed, test_accuracy (percent).
+    summary: start, first, mean and its low and high (percent). runs: start, first, seed, judged (percent).
     """
     figure = _figure(3.3)
     panel = figure.subplots()
@@ -760,14 +762,14 @@ def depth(summary: pd.DataFrame, runs: pd.DataFrame) -> Figure:
         colour, marker = FIXED_LOOKS["scratch" if i else "fine_tune"]
         aside = 0.12 * (i - (len(starts) - 1) / 2)  # so that intervals do not hide each other
         seen, mine = runs[runs["start"] == start], summary[summary["start"] == start]
-        panel.scatter(seen["first"].map(place) + aside + 0.06, seen["test_accuracy"], color=GREY, s=7, alpha=0.7)
+        panel.scatter(seen["first"].map(place) + aside + 0.06, seen["judged"], color=GREY, s=7, alpha=0.7)
         x = mine["first"].map(place) + aside
         panel.plot(x, mine["mean"], color=colour, marker=marker, markersize=6, linewidth=1.4, label=start)
         known = np.isfinite(mine["low"])
         panel.vlines(x[known], mine["low"][known], mine["high"][known], color=colour, linewidth=2)
     panel.set_xticks(range(len(groups)), ["everything" if group == GROUPS[0] else group for group in groups])
     panel.set_xlabel("the group nearest the input that learns: from there to the head")
-    panel.set_ylabel("test accuracy (%)")
+    panel.set_ylabel(f"{metric} (%)")
     panel.grid(axis="x", visible=False)
     figure.legend(loc="outside upper right", ncols=2)
     return figure

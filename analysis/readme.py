@@ -20,17 +20,16 @@ def lines(reports: Path, study: str) -> list[str]:
     said = [f"**[{study}]({(reports / study / 'report.md').as_posix()})**: {wording.setting(numbers)}", ""]
     said += [f"| Strategy | {' | '.join(size_name(size) for size in numbers.sizes)} |"]
     said += ["| --- |" + " ---: |" * len(numbers.sizes)]
-    column = "balanced_accuracy" if numbers.uneven else "test_accuracy"
     for name in numbers.names:
         cells = []
         for size in numbers.sizes:
             row = numbers.of(size, name)
-            interval = bracket(row[f"{column}_low"], row[f"{column}_high"], "without")
-            cells.append(f"{percent(row[column])} {interval}".strip())
+            cells.append(
+                f"{percent(row['judged'])} {bracket(row['judged_low'], row['judged_high'], 'without')}".strip()
+            )
         said.append(f"| `{name}` | {' | '.join(cells)} |")
-    means = f"{'Balanced' if numbers.uneven else 'Test'} accuracy in percent, mean over seeds [95% interval over"
-    judged = " The answers are judged on plain test accuracy." if numbers.uneven else ""
-    said += ["", f"{means} {numbers.over}].{judged}", ""]
+    means = f"{numbers.metric.capitalize()} in percent, mean over seeds [95% interval over {numbers.over}]."
+    said += ["", means, ""]
     for top in numbers.tops:
         advice = answer(numbers, top)
         said += [f"- {advice.headline} {advice.caution}".rstrip()]
@@ -51,7 +50,7 @@ def main() -> None:
     """Renew README.md in this folder."""
     path = Path("README.md")
     try:
-        path.write_text(renewed(path.read_text(), Path("reports")))
+        path.write_text(renewed(path.read_text(encoding="utf-8"), Path("reports")), encoding="utf-8")
     except TablesError as error:
         sys.exit(str(error))
 

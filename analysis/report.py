@@ -65,7 +65,7 @@ def pictures(numbers: Numbers, judged: Sequence[dict[str, Any]], claims: Sequenc
 
 
 def _in_percent(runs: pd.DataFrame) -> pd.DataFrame:
-    columns = ["train_accuracy", "val_accuracy", "test_accuracy", "balanced_accuracy"]
+    columns = ["train_accuracy", "val_accuracy", "judged"]
     return runs.assign(**{column: runs[column] * 100 for column in columns})
 
 
@@ -92,27 +92,27 @@ def _looks(numbers: Numbers) -> dict[str, tuple[str, str]]:
 
 
 def _accuracy(numbers: Numbers) -> Iterator[Picture]:
-    runs = _in_percent(numbers.tables.runs)[["per_class", "strategy", "seed", "status", "test_accuracy"]]
+    runs = _in_percent(numbers.tables.runs)[["per_class", "strategy", "seed", "status", "judged"]]
     diverged = " Hollow dots are diverged runs." if (runs["status"] == "diverged").any() else ""
     yield Picture(
         "accuracy",
         "accuracy",
-        "Test accuracy of every run by strategy, with means and intervals",
-        f"Test accuracy of every run, {_seed_words(numbers)}. A thin line joins the runs of one seed, which saw the "
-        "same training images. Bars: mean with 95% t interval over seeds. Unit: percent of "
+        f"{numbers.metric.capitalize()} of every run by strategy, with means and intervals",
+        f"{numbers.metric.capitalize()} of every run, {_seed_words(numbers)}. A thin line joins the runs of one seed, "
+        "which saw the same training images. Bars: mean with 95% t interval over seeds. Unit: percent of "
         f"{numbers.tables.provenance['dataset']['test_images']:,} test images; always answering the largest class "
         f"gets {numbers.baseline:.1f}%.{diverged}",
         runs,
-        lambda: plots.accuracy(runs, numbers.strategies, _looks(numbers), numbers.baseline),
+        lambda: plots.accuracy(runs, numbers.strategies, _looks(numbers), numbers.baseline, numbers.metric),
     )
 
 
 def _seed_differences(runs: pd.DataFrame, reference: str) -> pd.DataFrame:
-    """Per size, strategy and seed: test accuracy minus the reference's of the same seed, in points."""
+    """Per size, strategy and seed: the judged accuracy minus the reference's of the same seed, in points."""
     key = ["per_class", "seed"]
-    base = runs[runs["strategy"] == reference].set_index(key)["test_accuracy"].rename("base")
+    base = runs[runs["strategy"] == reference].set_index(key)["judged"].rename("base")
     both = runs[runs["strategy"] != reference].join(base, on=key, how="inner")
-    return both.assign(difference=(both["test_accuracy"] - both["base"]) * 100)[
+    return both.assign(difference=(both["judged"] - both["base"]) * 100)[
         ["per_class", "strategy", "seed", "difference"]
     ]
 
@@ -134,30 +134,31 @@ def _forest(numbers: Numbers) -> Iterator[Picture]:
         yield Picture(
             "forest",
             "forest",
-            f"Forest plot: difference in test accuracy of each strategy from {REFERENCE}",
-            f"Test accuracy minus that of `{REFERENCE}`, the reference fixed beforehand, paired by seed; "
-            f"{_seed_words(numbers)}. Thick bars: 95% t interval over {numbers.over}; thin bars: the "
-            "same for new test images too; dots: single seeds. Filled marker: adjusted p below 0.05 (Holm over all "
-            "pairs of the size). Unit: percentage points; right of zero is better than the reference.",
+            f"Forest plot: difference in {numbers.metric} of each strategy from {REFERENCE}",
+            f"{numbers.metric.capitalize()} minus that of `{REFERENCE}`, the reference fixed beforehand, paired by "
+            f"seed; {_seed_words(numbers)}. Thick bars: 95% t interval over {numbers.over}; thin bars: the "
+            "same for new test images too; dots: single seeds. Filled marker: adjusted p below 0.05 (Holm over the "
+            "pairs of default strategies of the size). Unit: percentage points; right of zero is better than the "
+            "reference.",
             data,
             lambda: plots.forest(
-                shown.reset_index(drop=True), seeds, _looks(numbers), f"points of test accuracy above {REFERENCE}"
+                shown.reset_index(drop=True), seeds, _looks(numbers), f"points of {numbers.metric} above {REFERENCE}"
             ),
         )
 
 
 def _matrices(numbers: Numbers) -> Iterator[Picture]:
     for size in numbers.sizes:
-        pairs = numbers.pairs[numbers.pairs["per_class"] == size]
+        pairs = numbers.pairs[(numbers.pairs["per_class"] == size) & (numbers.pairs["family"] == "pairs")]
         present = set(pairs["a"]) | set(pairs["b"])
         names = [name for name in numbers.names if name in present]
-        if not 3 <= len(names) <= plots.MOST_IN_MATRIX:
+        if not 3 <= len(names) <= plots.MOST_IN_MATRIX or numbers.tables.too_small(size):
             continue
         yield Picture(
             "pairs",
             _named(numbers, "pairs", size),
-            f"Matrix of all pairs of strategies{_at(numbers, size)}",
-            f"Row minus column{_at(numbers, size)}: mean paired difference in test accuracy, its 95% t interval and "
+            f"Matrix of all pairs of default strategies{_at(numbers, size)}",
+            f"Row minus column{_at(numbers, size)}: mean paired difference in {numbers.metric}, its 95% t interval and "
             f"its p after Holm's correction over all {len(pairs)} pairs; {_seed_words(numbers, size)}. Bold: adjusted "
             "p below 0.05. Unit: percentage points.",
             pairs.drop(columns="study"),
@@ -191,15 +192,20 @@ def _with_status(history: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
 
 def _curves(numbers: Numbers) -> Iterator[Picture]:
     history = _with_status(numbers.tables.history, numbers.tables.runs)
+    first_edition = not history["split"].eq("train_end").any()
+    read = "in evaluation mode on all drawn images, unaugmented" if first_edition else "on the epoch's own batches"
+    history = history[history["split"] != "train_end"]
     borders = _borders(numbers)
     units = {"accuracy": "percent", "loss": "nats (cross-entropy)"}
     for size in numbers.sizes:
         for metric, unit in units.items():
             mine = history[(history["per_class"] == size) & (history["metric"] == metric)]
             mine = mine[["strategy", "seed", "phase", "epoch", "split", "value", "status"]]
-            names = [name for name in numbers.names if name in set(mine["strategy"])]
+            trained = set(mine.loc[mine["split"] == "train", "strategy"])  # heads in closed form have no epochs
+            names = [name for name in numbers.names if name in trained]
             if not names:
                 continue
+            mine = mine[mine["strategy"].isin(trained)]
             val = (mine["split"] == "val").any()
             several = any(borders.get(name) for name in names)
             phased = "Dashed verticals: a phase ends and other groups begin to learn. " if several else ""
@@ -210,7 +216,7 @@ def _curves(numbers: Numbers) -> Iterator[Picture]:
                 f"{'Training and validation' if val else 'Training'} {metric} of every strategy{_at(numbers, size)}",
                 f"{'Training and validation' if val else 'Training'} {metric} after every epoch{_at(numbers, size)}, "
                 f"{_seed_words(numbers, size)}: thin lines are seeds, thick ones means over the runs that did not "
-                f"diverge. {phased}Training {metric} is read in evaluation mode on all drawn images, unaugmented. "
+                f"diverge. {phased}Training {metric} is read {read}. "
                 f"{cut}Unit: {unit}.",
                 mine,
                 _drawing(plots.curves, mine, names, _looks(numbers), borders, metric),
@@ -223,32 +229,32 @@ def _cut_off(losses: pd.DataFrame) -> str:
 
 
 def _cost(numbers: Numbers) -> Iterator[Picture]:
-    runs = _in_percent(numbers.tables.runs)[["per_class", "strategy", "seed", "seconds", "test_accuracy"]]
+    runs = _in_percent(numbers.tables.runs)[["per_class", "strategy", "seed", "seconds", "judged"]]
     yield Picture(
         "cost",
         "cost",
-        "Test accuracy against the training time of a run",
-        f"What accuracy costs: test accuracy against the seconds of a run, {_seed_words(numbers)}. Small dots are "
+        f"{numbers.metric.capitalize()} against the training time of a run",
+        f"What accuracy costs: {numbers.metric} against the seconds of a run, {_seed_words(numbers)}. Small dots are "
         "runs, large markers mean accuracies at median times, bars 95% t intervals of accuracy. Units: percent, seconds"
         " (on the machines named under Provenance).",
         runs,
-        lambda: plots.cost(runs, numbers.strategies, _looks(numbers)),
+        lambda: plots.cost(runs, numbers.strategies, _looks(numbers), numbers.metric),
     )
 
 
 def _sizes(numbers: Numbers) -> Iterator[Picture]:
     if len(numbers.sizes) < 2:
         return
-    columns = ["per_class", "strategy", "k", "test_accuracy", "test_accuracy_low", "test_accuracy_high"]
+    columns = ["per_class", "strategy", "k", "judged", "judged_low", "judged_high"]
     summary = numbers.strategies[columns]
     yield Picture(
         "sizes",
         "sizes",
-        "Test accuracy of every strategy against the number of training images a class",
-        f"Size sweep: mean test accuracy against the number of training images a class, {_seed_words(numbers)}. Bars: "
-        "95% t interval over seeds; markers of a size are set side by side. Unit: percent.",
+        f"{numbers.metric.capitalize()} of every strategy against the number of training images a class",
+        f"Size sweep: mean {numbers.metric} against the number of training images a class, {_seed_words(numbers)}. "
+        "Bars: 95% t interval over seeds; markers of a size are set side by side. Unit: percent.",
         summary,
-        lambda: plots.sizes(summary, _looks(numbers)),
+        lambda: plots.sizes(summary, _looks(numbers), numbers.metric),
     )
 
 
@@ -260,6 +266,7 @@ def _sweep_name(numbers: Numbers, sweep: Sweep, name: str) -> str:
 
 def _sweep(numbers: Numbers) -> Iterator[Picture]:
     history = _with_status(numbers.tables.history, numbers.tables.sweep)
+    history = history[history["split"] != "train_end"]
     moved = findings.backbone_drift(numbers.tables.drift[numbers.tables.drift["role"] == "sweep"])
     runs = _in_percent(numbers.tables.sweep).merge(moved, on=["strategy", "per_class", "lr_scale", "seed"], how="left")
     for sweep in numbers.sweeps:
@@ -286,7 +293,7 @@ def _sweep(numbers: Numbers) -> Iterator[Picture]:
                 "seed": cells["seed"],
                 "train": cells["train_accuracy"],
                 "val": cells["val_accuracy"],
-                "test": cells["test_accuracy"],
+                "test": cells["judged"],
                 "drift": cells["drift"],
                 "status": cells["status"],
             }
@@ -365,21 +372,21 @@ def _ablations(numbers: Numbers) -> Iterator[Picture]:
         ours = runs[(runs["strategy"] == row["ablation"]) & (runs["per_class"] == row["per_class"])]
         ours = ours[ours["lr_scale"] == row["lr_scale"]]
         both = ours.merge(runs[runs["strategy"] == row["of"]], on=key, suffixes=("", "_of"))
-        difference = (both["test_accuracy"] - both["test_accuracy_of"]) * 100
+        difference = (both["judged"] - both["judged_of"]) * 100
         parts.append(both[["per_class", "strategy", "seed"]].assign(difference=difference))
     seeds = pd.concat(parts)
-    columns = ["per_class", "ablation", "of", "lr_scale", "k", "test_accuracy", "difference", "low", "high"]
+    columns = ["per_class", "ablation", "of", "lr_scale", "k", "judged", "difference", "low", "high"]
     pairs = known[columns].rename(columns={"ablation": "strategy"})
     low, high = int(known["k"].min()), int(known["k"].max())
     yield Picture(
         "ablations",
         "ablations",
-        "Difference in test accuracy of each ablation from the strategy it changes",
+        f"Difference in {numbers.metric} of each ablation from the strategy it changes",
         f"Each ablation minus the strategy it changes, paired by seed (n = {low if low == high else f'{low} to {high}'}"
         f" seeds). Bars: 95% t interval over {numbers.over}; dots: single seeds. Unit: percentage points; "
         "left of zero: the change costs accuracy.",
         pairs.merge(seeds.rename(columns={"difference": "seed_difference"}), on=["per_class", "strategy"], how="left"),
-        lambda: plots.forest(pairs.reset_index(drop=True), seeds, {}, "points of test accuracy above the strategy"),
+        lambda: plots.forest(pairs.reset_index(drop=True), seeds, {}, f"points of {numbers.metric} above the strategy"),
     )
 
 
@@ -391,12 +398,12 @@ def _depth(numbers: Numbers) -> Iterator[Picture]:
         yield Picture(
             f"depth {size}",
             _named(numbers, "depth", size),
-            f"Test accuracy against the group from which on everything learns{_at(numbers, size)}",
-            f"What is kept frozen{_at(numbers, size)}: test accuracy against the group nearest the input that learns, "
-            f"everything from there to the head learning at the rates of the strategy that trains all, {seeds}. Small "
-            f"dots are runs; bars: 95% t interval over {numbers.over}. Unit: percent.",
+            f"{numbers.metric.capitalize()} against the group from which on everything learns{_at(numbers, size)}",
+            f"What is kept frozen{_at(numbers, size)}: {numbers.metric} against the group nearest the input that "
+            f"learns, everything from there to the head learning at the rates of the strategy that trains all, "
+            f"{seeds}. Small dots are runs; bars: 95% t interval over {numbers.over}. Unit: percent.",
             found.runs,
-            _drawing(plots.depth, found.summary, found.runs),
+            _drawing(plots.depth, found.summary, found.runs, numbers.metric),
         )
         yield Picture(
             f"depth {size}",
@@ -432,10 +439,10 @@ def _range_tests(numbers: Numbers) -> Iterator[Picture]:
 def _claims(numbers: Numbers, judged: Sequence[dict[str, Any]], claims: Sequence[Claim]) -> Iterator[Picture]:
     in_points = {claim.id for claim in claims if claim.parts and claim.parts[0].metric != "drift"}
     # With fewer than 5 seeds there is no p, and an interval so wide that it would flatten all others.
-    rows = [row for row in judged if row["p_holm"] is not None and row["id"] in in_points]
+    rows = [row for row in judged if row["p_adjusted"] is not None and row["id"] in in_points]
     if not rows:
         return
-    columns = ["id", "condition", "effect", "low", "high", "margin", "p_holm", "verdict"]
+    columns = ["id", "condition", "effect", "low", "high", "margin", "p_adjusted", "verdict"]
     data = pd.DataFrame([{name: row[name] for name in columns} for row in rows], columns=columns)
     yield Picture(
         "claims",
@@ -470,19 +477,12 @@ def _recall(numbers: Numbers) -> Iterator[Picture]:
         )
 
 
-def metrics(numbers: Numbers) -> dict[str, dict[str, dict[str, float]]]:
-    """Per size and strategy, as fractions: what `dvc metrics diff` compares between commits."""
-    found: dict[str, dict[str, dict[str, float]]] = {}
+def metrics(numbers: Numbers) -> dict[str, dict[str, float]]:
+    """By strategy, the judged accuracy (percent) of each size: what `dvc metrics show` and `diff` put in a row."""
+    found: dict[str, dict[str, float]] = {}
     for row in numbers.strategies.to_dict("records"):
-        values = {
-            "test_accuracy": row["test_accuracy"] / 100,
-            "balanced_accuracy": row["balanced_accuracy"] / 100,
-            "gap": row["gap"] / 100,
-            "diverged_share": row["diverged"] / row["k"],
-        }
-        known = {name: round(float(value), 6) for name, value in values.items() if np.isfinite(value)}
-        size = "all" if row["per_class"] == ALL else f"{row['per_class']}_a_class"
-        found.setdefault(size, {})[str(row["strategy"])] = known
+        size = "all" if row["per_class"] == ALL else str(row["per_class"])
+        found.setdefault(str(row["strategy"]), {})[size] = round(float(row["judged"]), 2)
     return found
 
 
@@ -506,9 +506,7 @@ def render(
             "title": size_name(size),
             "strategies": wording.strategies_rows(numbers, size),
             "pairs": wording.pairs_rows(numbers.pairs[numbers.pairs["per_class"] == size]),
-            "robust": wording.robustness_rows(
-                [row for row in numbers.robust if row.per_class == size], len(numbers.tables.predictions.classes)
-            ),
+            "robust": wording.robustness_rows(numbers, size),
             "phases": wording.phase_rows(numbers, numbers.gains[numbers.gains["per_class"] == size]),
         }
         for size in numbers.sizes
@@ -521,7 +519,6 @@ def render(
         several_sizes=len(numbers.sizes) > 1,
         reference=REFERENCE,
         has_reference=numbers.has_reference,
-        uneven=numbers.uneven,
         pictures=sections,
         sweeps=[
             {
@@ -541,7 +538,7 @@ def render(
                 "title": size_name(found.per_class),
                 "section": f"depth {found.per_class}",
                 "words": depth.words(found),
-                "table": depth.rows_of(found),
+                "table": depth.rows_of(found, numbers.metric),
             }
             for found in depth.measured(numbers)
         ],
@@ -573,7 +570,11 @@ def _finder(numbers: Numbers) -> dict[str, Any] | None:
         return None
     table = finder.compared(tables.lr_suggestions, tables.provenance)
     sizes = [size_name(int(size)) for size in table["per_class"].unique()] if len(numbers.sizes) > 1 else []
-    return {"words": finder.words(table, numbers.tuned), "table": finder.rows_of(table), "sizes": " and ".join(sizes)}
+    return {
+        "words": finder.words(table, numbers.tables.tuned),
+        "table": finder.rows_of(table),
+        "sizes": " and ".join(sizes),
+    }
 
 
 def write(folder: Path) -> list[Answer]:
@@ -581,16 +582,19 @@ def write(folder: Path) -> list[Answer]:
     tables = load(folder)
     numbers = findings.compute(tables)
     claims = load_claims()
-    judged = judge(claims, tables.frames(), tables.study)
+    judged = judge(claims, tables)
     drawn = pictures(numbers, judged, claims)
     _write_csv(numbers.pairs, folder / "comparisons.csv")
     _write_json(list(judged), folder / "claims.json")
-    _write_json(metrics(numbers), folder / "metrics.json")
-    figures = folder / "figures"
+    figures, of_strategies = folder / "figures", folder / "metrics"
     figures.mkdir(exist_ok=True)
+    of_strategies.mkdir(exist_ok=True)
     written = {file for picture in drawn for file in _write_picture(picture, figures)}
-    for old in sorted(figures.iterdir()):
-        if old.suffix in {".png", ".svg", ".csv"} and old not in written:
+    for name, values in metrics(numbers).items():
+        written.add(of_strategies / f"{name}.json")
+        _write_json(values, of_strategies / f"{name}.json")
+    for old in sorted([*figures.iterdir(), *of_strategies.iterdir()]):
+        if old.suffix in {".png", ".svg", ".csv", ".json"} and old not in written:
             old.unlink()
     _write_text(render(numbers, judged, claims, drawn), folder / "report.md")
     return [answer(numbers, top) for top in numbers.tops]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +20,7 @@ POWER = 0.8
 CONFIDENCE = 0.95
 MOST_SEEDS = 10_000  # a study that would need more is not worth planning
 FEW_SEEDS = 5  # below, the spread over images is not estimated well enough to add degrees of freedom
+MOST_OVERLAP = 0.5  # of the images of two draws; above, nothing is tested
 # Differences of numbers this close, relative to the numbers themselves, are rounding and not spread.
 ROUNDING = 1e-10
 
@@ -44,46 +44,53 @@ class Paired:
     low: float  # 95% t interval of the mean difference
     high: float
     p: float  # two-sided, of a mean difference equal to the margin
-    sd: float  # of the differences
+    sd: float  # of the differences as seen
+    factor: float  # what overlapping draws multiply the variance of the mean by
     d_z: float  # Hedges' g of paired data: mean / SD, corrected for few seeds; NaN for 2 seeds
     wins: int  # seeds in which B is above A; a tie is a win for neither
     ties: int
     wins_low: float  # exact 95% interval of the share of wins
     wins_high: float
     smallest_detectable: float  # distance from the margin that these seeds find 80% of the time
-    seeds_needed: int | None  # that find the distance seen from the margin 80% of the time; None: above 10,000
 
 
-@dataclass(frozen=True)
-class Equivalence:
-    """Whether differences were shown to lie within a margin."""
+def overlap_factor(k: int, overlap: float) -> float:
+    """What the variance of a mean over `k` seeds is multiplied by where their draws share images.
 
-    p: float  # the larger of two one-sided tests
-    verdict: Literal["equivalent", "open"]
+    overlap: the share of images that two draws have in common. Were every training image to add its own part, numbers
+    of two seeds would be correlated by that share, and those of any other symmetric statistic by less (Hoeffding,
+    1948): their mean varies 1 + (k - 1) overlap times as much as of independent ones, and the spread seen between them
+    is 1 - overlap times as large. Raises ValueError above 0.5, where the pool is too small to say anything.
+    """
+    if not 0 <= overlap <= MOST_OVERLAP:
+        raise ValueError(f"two draws share {overlap:.0%} of their images; above {MOST_OVERLAP:.0%} nothing is tested")
+    return (1 + (k - 1) * overlap) / (1 - overlap)
 
 
-def mean_interval(values: npt.ArrayLike, confidence: float = CONFIDENCE) -> Interval:
-    """The t interval of a mean (scipy.stats.ttest_1samp).
+def mean_interval(values: npt.ArrayLike, overlap: float = 0.0, confidence: float = CONFIDENCE) -> Interval:
+    """The t interval of a mean (scipy.stats.ttest_1samp), widened for draws that overlap.
 
-    values: [n]. The bounds are NaN where there is nothing to estimate a spread from: fewer than two values, or
-    identical ones (an interval without width would claim certainty). Raises ValueError for NaN or infinite values.
+    values: [n]. The bounds are NaN where there is nothing to estimate a spread from: fewer than two values, identical
+    ones (an interval without width would claim certainty), or draws that share over half of their images. Raises
+    ValueError for NaN or infinite values.
     """
     x = _vector(values, "values")
     n = len(x)
     mean = float(x.mean()) if n else math.nan
-    if n < 2 or _identical(x, x):
+    if n < 2 or _identical(x, x) or overlap > MOST_OVERLAP:
         return Interval(mean, math.nan, math.nan, n)
-    low, high = stats.ttest_1samp(x, 0.0).confidence_interval(confidence)
+    low, high = stats.ttest_1samp(_stretched(x, overlap), 0.0).confidence_interval(confidence)
     return Interval(mean, float(low), float(high), n)
 
 
-def paired_difference(a: npt.ArrayLike, b: npt.ArrayLike, margin: float = 0.0) -> Paired:
+def paired_difference(a: npt.ArrayLike, b: npt.ArrayLike, margin: float = 0.0, overlap: float = 0.0) -> Paired:
     """B minus A, seed by seed: mean, interval, test against `margin`, effect size, wins and what could be found.
 
     a, b: [K], the same seeds in the same order, in any one unit; the results are in that unit. The interval and d_z
-    are of the difference itself, p and the last two numbers of its distance from `margin` (scipy.stats.ttest_1samp).
-    Raises ValueError for NaN, unequal lengths, fewer than 2 seeds, or differences that are all identical: their p
-    would come out as 0.
+    are of the difference itself, p and the last number of its distance from `margin` (scipy.stats.ttest_1samp).
+    overlap: the share of images that two draws have in common; interval, p and what could be found carry its factor.
+    Raises ValueError for NaN, unequal lengths, fewer than 2 seeds, an overlap above 0.5, or differences that are all
+    identical: their p would come out as 0.
     """
     first, second = _pairs(a, b)
     d = second - first
@@ -94,7 +101,8 @@ def paired_difference(a: npt.ArrayLike, b: npt.ArrayLike, margin: float = 0.0) -
         )
     k = len(d)
     mean, sd = float(d.mean()), float(d.std(ddof=1))
-    tested = stats.ttest_1samp(d, margin)
+    factor = overlap_factor(k, overlap)
+    tested = stats.ttest_1samp(_stretched(d, overlap), margin)
     low, high = tested.confidence_interval(CONFIDENCE)
     tied = np.abs(d) <= ROUNDING * np.maximum(np.abs(first), np.abs(second))
     wins = int((~tied & (d > 0)).sum())
@@ -106,38 +114,35 @@ def paired_difference(a: npt.ArrayLike, b: npt.ArrayLike, margin: float = 0.0) -
         high=float(high),
         p=float(tested.pvalue),
         sd=sd,
+        factor=factor,
         d_z=mean / sd * _small_sample_correction(k - 1) if k > 2 else math.nan,
         wins=wins,
         ties=int(tied.sum()),
         wins_low=wins_low,
         wins_high=wins_high,
-        smallest_detectable=smallest_detectable(k, sd),
-        seeds_needed=seeds_needed(mean - margin, sd),
+        smallest_detectable=smallest_detectable(k, sd, overlap=overlap),
     )
 
 
-def difference_of_differences(
-    a: npt.ArrayLike, b: npt.ArrayLike, other_a: npt.ArrayLike, other_b: npt.ArrayLike, margin: float = 0.0
-) -> Paired:
-    """How much larger B minus A is here than elsewhere (another size, another setting), seed by seed.
-
-    All [K], the same seeds in the same order. Raises ValueError like `paired_difference`.
-    """
-    first, second = _pairs(a, b)
-    other_first, other_second = _pairs(other_a, other_b)
-    return paired_difference(other_second - other_first, second - first, margin)
-
-
 def crossed_interval(
-    correct_a: npt.ArrayLike, correct_b: npt.ArrayLike, confidence: float = CONFIDENCE
+    correct_a: npt.ArrayLike,
+    correct_b: npt.ArrayLike,
+    classes: npt.ArrayLike | None = None,
+    overlap: float = 0.0,
+    confidence: float = CONFIDENCE,
 ) -> tuple[float, float]:
     """The interval of B's accuracy minus A's for other draws of training images and other test images of the kind.
 
     correct_a, correct_b: bool [K, N], whether run k is right about test image n; rows are the same seeds. Returns
     (low, high) as fractions. The variance of the mean difference has a part from seeds and a part from images:
-    v = s_d^2 / K + max(mean off-diagonal of cov(D), 0) / N, D the K x N matrix of differences in correctness, with
-    Satterthwaite's degrees of freedom, K - 1 below 5 seeds. Memory is a few bytes per run and image.
-    Raises ValueError for other shapes, fewer than 2 seeds or 2 images, or differences that are all identical.
+    v = f s_d^2 / K + max(mean off-diagonal of cov(D), 0) / N, D the K x N matrix of differences in correctness and f
+    the factor of draws that overlap, with Satterthwaite's degrees of freedom, K - 1 below 5 seeds.
+    With `classes` ([N], the class of each test image) it is balanced accuracy's: image n weighs 1 / (C n_c), and as
+    the recalls of the C classes come from different images, their variances add up: the part from images is the sum of
+    (mean off-diagonal of cov(D within c)) / n_c over the classes, divided by C^2, or 0 where that is below.
+    NaN where a class has a single test image. Memory is a few bytes per run and image.
+    Raises ValueError for other shapes, fewer than 2 seeds or 2 images, an overlap above 0.5, or differences that are
+    all identical.
     """
     first, second = _correctness(correct_a, "correct_a"), _correctness(correct_b, "correct_b")
     if first.shape != second.shape:
@@ -147,29 +152,44 @@ def crossed_interval(
     k, n = first.shape
     if k < 2 or n < 2:
         raise ValueError(f"{k} seeds and {n} images; an interval needs at least 2 of each")
+    factor = overlap_factor(k, overlap)
     matrix = second.astype(np.int8) - first.astype(np.int8)
-    d = matrix.sum(axis=1, dtype=np.int64) / n
-    if np.ptp(d) == 0:
+    label = np.zeros(n, dtype=np.intp) if classes is None else np.asarray(classes)
+    parts = [_of_class(matrix[:, label == c]) for c in np.unique(label)]
+    d = np.mean([differences for differences, _, _ in parts], axis=0)
+    if _identical(d, np.ones(1)):
         raise ValueError(f"all {k} differences are {d[0]:.6g}: without spread there is no interval")
-    # The sum over all of cov(D) is the variance of the column sums; that saves the K x K products.
-    # D holds -1, 0 and 1, so its squares are its absolute values.
-    squares = np.abs(matrix).sum(axis=1, dtype=np.int64)
-    own = float(((squares - n * d**2) / (n - 1)).sum())
-    shared = (float(matrix.sum(axis=0, dtype=np.int64).var(ddof=1)) - own) / (k * (k - 1))
-    from_seeds = float(d.var(ddof=1)) / k
-    from_images = max(shared, 0.0) / n
-    v = from_seeds + from_images
-    df = v**2 / (from_seeds**2 / (k - 1) + from_images**2 / (n - 1)) if k >= FEW_SEEDS else k - 1
+    from_seeds = factor * float(d.var(ddof=1)) / k
+    of_classes = [(shared / images / len(parts) ** 2, images) for _, shared, images in parts]
+    from_images = sum(part for part, _ in of_classes)
+    v = from_seeds + max(from_images, 0.0)
+    df = float(k - 1)
+    if k >= FEW_SEEDS and from_images > 0:
+        df = v**2 / (from_seeds**2 / (k - 1) + sum(part**2 / (images - 1) for part, images in of_classes))
     half = float(stats.t.isf((1 - confidence) / 2, df)) * math.sqrt(v)
     mean = float(d.mean())
     return mean - half, mean + half
 
 
-def equivalence(d: npt.ArrayLike, margin: float) -> Equivalence:
-    """Whether the mean of `d` was shown to lie within -margin and margin: two one-sided tests at .05.
+def _of_class(matrix: npt.NDArray[np.int8]) -> tuple[Floats, float, int]:
+    """Of differences in correctness [K, n]: each run's mean, the mean off-diagonal of their covariances, and n."""
+    k, n = matrix.shape
+    d = matrix.sum(axis=1, dtype=np.int64) / n
+    if n < 2:
+        return d, math.nan, n
+    # The sum over all of cov(D) is the variance of the column sums; that saves the K x K products.
+    # D holds -1, 0 and 1, so its squares are its absolute values.
+    squares = np.abs(matrix).sum(axis=1, dtype=np.int64)
+    own = float(((squares - n * d**2) / (n - 1)).sum())
+    return d, (float(matrix.sum(axis=0, dtype=np.int64).var(ddof=1)) - own) / (k * (k - 1)), n
 
-    d: [K] differences, in the unit of `margin` (statsmodels ttost_paired). `open` is no proof of a difference.
-    Raises ValueError for NaN, fewer than 2 seeds, identical differences, or a margin that is not above 0.
+
+def equivalence(d: npt.ArrayLike, margin: float, overlap: float = 0.0) -> float:
+    """The p of the mean of `d` lying outside -margin to margin: the larger of two one-sided tests.
+
+    d: [K] differences, in the unit of `margin` (statsmodels ttost_paired). A large p is no proof of a difference.
+    Raises ValueError for NaN, fewer than 2 seeds, identical differences, an overlap above 0.5, or a margin that is not
+    above 0.
     """
     x = _vector(d, "d")
     if len(x) < 2:
@@ -178,8 +198,7 @@ def equivalence(d: npt.ArrayLike, margin: float) -> Equivalence:
         raise ValueError(f"margin is {margin}; equivalence needs one above 0")
     if _identical(x, x):
         raise ValueError(f"all {len(x)} differences are {x[0]:.6g}: without spread there is no test")
-    p = float(ttost_paired(x, np.zeros_like(x), -margin, margin)[0])
-    return Equivalence(p, "equivalent" if p < ALPHA else "open")
+    return float(ttost_paired(_stretched(x, overlap), np.zeros_like(x), -margin, margin)[0])
 
 
 def holm(p_values: npt.ArrayLike) -> Floats:
@@ -218,39 +237,42 @@ def power(k: int, effect_over_sd: float, alpha: float = ALPHA) -> float:
     return min(found + wrong_side, 1.0)
 
 
-def smallest_detectable(k: int, sd: float, alpha: float = ALPHA, power: float = POWER) -> float:
-    """The true effect that `k` seeds find with this power, in the unit of `sd`, the SD of the differences.
+def smallest_detectable(k: int, sd: float, alpha: float = ALPHA, power: float = POWER, overlap: float = 0.0) -> float:
+    """The true effect that `k` seeds find with this power, in the unit of `sd`, the SD of the differences seen.
 
-    Raises ValueError for fewer than 2 seeds or an SD that is not above 0.
+    Raises ValueError for fewer than 2 seeds, an SD that is not above 0 or an overlap above 0.5.
     """
     _check_k(k)
     _check_sd(sd)
-    return sd * _detectable(k, alpha, power)
+    return sd * math.sqrt(overlap_factor(k, overlap)) * _detectable(k, alpha, power)
 
 
-def seeds_needed(effect: float, sd: float, alpha: float = ALPHA, power: float = POWER) -> int | None:
-    """The fewest seeds that find a true effect with this power; None above 10,000.
+def seeds_needed(
+    effect: float, sd: float, alpha: float = ALPHA, power: float = POWER, overlap: float = 0.0
+) -> int | None:
+    """The fewest seeds that find a true effect with this power; None above 10,000, or where none are enough.
 
-    effect and sd (of the differences) in one unit. Raises ValueError for an SD that is not above 0 or a NaN effect.
+    effect and sd (of the differences seen) in one unit. Where draws overlap, every seed more says less that is new:
+    even endless ones leave the mean an SD of sd sqrt(overlap / (1 - overlap)).
+    Raises ValueError for an SD that is not above 0, a NaN effect or an overlap above 0.5.
     """
     _check_sd(sd)
     if math.isnan(effect):
         raise ValueError("the effect is NaN; the seeds it needs cannot be told")
     ratio = abs(effect) / sd
-    # With a known SD, fewer seeds would do: a place to start from, never too high.
-    known = float(stats.norm.isf(alpha / 2) + stats.norm.isf(1 - power))
-    if known > ratio * math.sqrt(MOST_SEEDS):
-        return None
-    low = max(int((known / ratio) ** 2) - 1, 1)
-    step = 1
-    while _power(high := low + step, ratio, alpha) < power:
-        low, step = high, 2 * step
-        if low >= MOST_SEEDS:
+
+    def enough(k: int) -> bool:
+        return _power(k, ratio / math.sqrt(overlap_factor(k, overlap)), alpha) >= power
+
+    low, high = 1, 2
+    while not enough(high):
+        if high >= MOST_SEEDS:
             return None
+        low, high = high, min(2 * high, MOST_SEEDS)
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if _power(middle, ratio, alpha) >= power else (middle, high)
-    return high if high <= MOST_SEEDS else None
+        low, high = (low, middle) if enough(middle) else (middle, high)
+    return high
 
 
 _power = power  # smallest_detectable and seeds_needed take a power by that name
@@ -264,6 +286,12 @@ def luck_of_the_split(accuracy: float, images: int, confidence: float = CONFIDEN
     """
     width = stats.norm.ppf((1 + confidence) / 2) * np.sqrt(2 * accuracy * (1 - accuracy) / images)
     return float(width)
+
+
+def _stretched(x: Floats, overlap: float) -> Floats:
+    """The same mean with deviations such that the variance of the mean carries the factor of draws that overlap."""
+    mean = x.mean()
+    return np.asarray(mean + math.sqrt(overlap_factor(len(x), overlap)) * (x - mean), dtype=np.float64)
 
 
 def _critical(df: int, alpha: float) -> float:

@@ -7,12 +7,14 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+
+from analysis.statistics import MOST_OVERLAP
 
 KEY = ["study", "role", "strategy", "per_class", "lr_scale", "seed"]  # names a cell
 RUN_COLUMNS = [
@@ -29,11 +31,21 @@ ALL = 0  # as `per_class`: every image that can be drawn, in natural class share
 ROLE_FILES = {"final": "runs.csv", "pilot": "tune.csv", "sweep": "sweep.csv", "ablation": "ablations.csv"}
 TESTED_ROLES = ("final", "sweep", "ablation")  # their predictions on test images are kept
 # Runs that differ in one of these must not stand in one table; commits, commands and machines may differ.
-SAME_EVERYWHERE = ("numerics_version", "parameters_sha256", "data_sha256", "weights_sha256", "device_kind", "torch")
+SAME_EVERYWHERE = ("numerics_version", "parameters_sha256", "weights_sha256", "device_kind", "torch", "precision")
 
 _TEXT = {"study", "role", "dataset", "backbone", "strategy", "status", "fingerprint", "split", "metric", "group"}
 _WHOLE = {"per_class", "seed", "phase", "epoch", "trainable_parameters", "total_parameters"}
-_CHOICES = {"status": ("ok", "diverged"), "split": ("train", "val"), "metric": ("loss", "accuracy"), "group": GROUPS}
+_CHOICES = {
+    "status": ("ok", "diverged"),
+    "split": ("train", "train_end", "val"),
+    "metric": ("loss", "accuracy"),
+    "group": GROUPS,
+}
+
+
+Metric = Literal["accuracy", "balanced_accuracy"]
+METRICS: Mapping[Metric, str] = {"accuracy": "test accuracy", "balanced_accuracy": "balanced accuracy"}
+COLUMNS: Mapping[Metric, str] = {"accuracy": "test_accuracy", "balanced_accuracy": "balanced_accuracy"}
 
 
 class TablesError(ValueError):
@@ -59,10 +71,19 @@ class Predictions:
         """Which test images these runs get right: [len(fingerprints), N]."""
         return np.asarray(self.by(fingerprints) == self.labels, dtype=np.bool_)
 
+    def accuracies(self, fingerprints: Sequence[str]) -> dict[str, npt.NDArray[np.float64]]:
+        """Both accuracies of these runs, by column: the share of images they get right, and the mean over classes."""
+        correct = self.correct(fingerprints)
+        recalls = [correct[:, self.labels == index].mean(axis=1) for index in np.unique(self.labels)]
+        return {"test_accuracy": correct.mean(axis=1), "balanced_accuracy": np.mean(recalls, axis=0)}
+
 
 @dataclass(frozen=True)
 class Tables:
-    """The checked tables of one study; `missing_cells` are declared, but have no run yet."""
+    """The checked tables of one study; `missing_cells` are declared, but have no run yet.
+
+    Runs that were tested have a column `judged` beside those of the files: the accuracy that decides in this study.
+    """
 
     study: str
     runs: pd.DataFrame
@@ -83,10 +104,43 @@ class Tables:
         """How many declared range tests of the LR finder have not run yet."""
         return int(self.provenance["parameters"].get("range_tests", 0)) - len(self.lr_suggestions)
 
-    def frames(self) -> dict[str, pd.DataFrame]:
-        """The tables that claims are judged on, by name."""
-        names = ("runs", "tune", "sweep", "ablations", "history", "drift", "missing_cells")
-        return {name: getattr(self, name) for name in names}
+    @property
+    def judge_by(self) -> Metric:
+        """The accuracy that decides: in the pairs, the set that nothing beats, the answer and the figures."""
+        return _judge_by(self.provenance)
+
+    @property
+    def tuned(self) -> bool:
+        """Whether rates were tuned, here or in the study they come from."""
+        study = self._parameters["study"]
+        return bool(study.get("learning_rates") == "tuned" or study.get("rates_from"))
+
+    @property
+    def default_strategies(self) -> frozenset[str]:
+        """The strategies that run where a study names none; all, in tables that do not say."""
+        blocks = self._parameters["strategies"]
+        names = self.runs["strategy"].unique().tolist()
+        return frozenset(name for name in names if blocks.get(name, {}).get("default", True))
+
+    def overlap(self, per_class: int) -> float:
+        """The share of images that two draws of this size have in common, in the class where it is highest."""
+        return 1.0 if per_class == ALL else float(self.provenance["dataset"]["overlap"][str(per_class)])
+
+    def correlation(self, *sizes: int) -> float:
+        """The overlap that intervals and tests reckon with, the largest of several sizes.
+
+        0 with all images: every seed trains on the same ones, and intervals speak of reruns alone.
+        """
+        return max(0.0 if size == ALL else self.overlap(size) for size in sizes)
+
+    def too_small(self, per_class: int) -> bool:
+        """Whether draws of this size share so much that nothing is tested."""
+        return self.correlation(per_class) > MOST_OVERLAP
+
+    @property
+    def _parameters(self) -> Mapping[str, Any]:
+        parameters: Mapping[str, Any] = self.provenance["parameters"]
+        return parameters
 
 
 def load(folder: Path) -> Tables:
@@ -118,11 +172,15 @@ def load(folder: Path) -> Tables:
     finder, suggestions = _range_tests(folder, study)
     predictions = _predictions(folder / "predictions.npz")
     _check_predictions(predictions, tables, provenance, folder)
+    _check_overlap(declared, provenance, folder / "provenance.json")
+    judged = COLUMNS[_judge_by(provenance)]
     for role in TESTED_ROLES:
         # To the last digit, so that rounding in a file never makes a spread where differences are identical.
         if len(tables[role]):
-            exact = predictions.correct(tables[role]["fingerprint"].tolist()).mean(axis=1)
-            tables[role] = tables[role].assign(test_accuracy=exact)
+            exact = predictions.accuracies(tables[role]["fingerprint"].tolist())
+            tables[role] = tables[role].assign(**exact, judged=exact[judged])
+        else:
+            tables[role] = tables[role].assign(judged=pd.Series(dtype="float64"))
     merged = declared.merge(present, on=KEY, how="left", indicator=True)
     missing = merged.loc[merged["_merge"] == "left_only", KEY].reset_index(drop=True)
     return Tables(
@@ -167,7 +225,7 @@ def mixed(environments: Sequence[dict[str, Any]]) -> dict[str, list[str]]:
     """
     found = {}
     for field in SAME_EVERYWHERE:
-        values = sorted({str(environment[field]) for environment in environments} - {""})
+        values = sorted({str(environment.get(field, "")) for environment in environments} - {""})
         if len(values) > 1:
             found[field] = values
     return found
@@ -278,10 +336,11 @@ def _check_runs(runs: pd.DataFrame, role: str, study: str, declared: pd.DataFram
         raise TablesError(f"{path}: role is {strangers[0]!r}, and should be {role!r}")
     _single(runs, KEY, path)
     _subset(runs, declared[KEY], path, "is not in declared.csv", "the study declared it: run `dvc repro`")
-    twice = runs[runs.duplicated("fingerprint")]
+    # Two names for one training are no mistake; two seeds of one name that train the same are.
+    twice = runs[runs.duplicated(["fingerprint", "strategy", "per_class", "lr_scale"])]
     if len(twice):
         raise TablesError(
-            f"{path}: {_name(twice.iloc[0])} has the fingerprint of another run; every run should have its own"
+            f"{path}: {_name(twice.iloc[0])} has the fingerprint of another seed; every seed should have its own"
         )
     needed = "test_accuracy" if role in TESTED_ROLES else "val_accuracy"
     blank = runs[runs[needed].isna()]
@@ -352,15 +411,33 @@ def _check_predictions(
     for _, run in tested.iterrows():
         if run["fingerprint"] not in known:
             raise TablesError(f"{path} has no predictions of {_name(run)} ({run['file']}); every run should have some")
-    if len(tested):
-        measured = predictions.correct(tested["fingerprint"].tolist()).mean(axis=1)
-        apart = np.abs(measured - tested["test_accuracy"].to_numpy()) > 0.5 / images  # less than half an image
+    if tested.empty:
+        return
+    # Less than half an image: one in a balanced accuracy counts least where its class is largest.
+    least = {"test_accuracy": 1 / images, "balanced_accuracy": 1 / (np.count_nonzero(counts) * max(counts))}
+    for column, exact in predictions.accuracies(tested["fingerprint"].tolist()).items():
+        apart = np.abs(exact - tested[column].to_numpy()) > 0.5 * least[column]
         if apart.any():
             worst = int(np.argmax(apart))
             run = tested.iloc[worst]
             raise TablesError(
-                f"{folder / run['file']}: {_name(run)} has test_accuracy {run['test_accuracy']:g}, and "
-                f"predictions.npz gives {measured[worst]:.6g}: they should be the same"
+                f"{folder / run['file']}: {_name(run)} has {column} {run[column]:g}, and "
+                f"predictions.npz gives {exact[worst]:.6g}: they should be the same"
+            )
+
+
+def _judge_by(provenance: Mapping[str, Any]) -> Metric:
+    """The first edition judged all studies by plain accuracy."""
+    return "balanced_accuracy" if provenance["parameters"].get("judge_by") == "balanced_accuracy" else "accuracy"
+
+
+def _check_overlap(declared: pd.DataFrame, provenance: Mapping[str, Any], path: Path) -> None:
+    known = provenance["dataset"].get("overlap", {})
+    for size in sorted(set(declared["per_class"]) - {ALL}):
+        if str(size) not in known:
+            raise TablesError(
+                f"{path}: dataset.overlap has no size {size}; it should hold, for every size, the share of images that "
+                "two draws have in common, as no interval is right without it"
             )
 
 
@@ -378,7 +455,7 @@ def _provenance(path: Path) -> dict[str, Any]:
         if name not in provenance:
             raise TablesError(f"{path} has no {name!r}; it should have {', '.join(needed)}")
     for environment in provenance["environments"]:
-        for field in (*SAME_EVERYWHERE, "commit", "command", "cells"):
+        for field in (*SAME_EVERYWHERE[:-1], "commit", "command", "cells"):  # the first edition had one precision
             if field not in environment:
                 raise TablesError(f"{path}: an environment has no {field!r}; every one should")
     found = mixed(provenance["environments"])

@@ -36,7 +36,6 @@ ROLE_NAMES = {
     "sweep": "runs of the sweep",
     "ablation": "runs of ablations",
 }
-WIDER = 1.1  # times as wide: from there on, what draws share of their images is said to widen intervals
 
 
 def setting(numbers: Numbers) -> str:
@@ -83,17 +82,13 @@ def published(numbers: Numbers) -> list[str]:
 
 
 def strategies_rows(numbers: Numbers, per_class: int) -> Table:
-    """The table of strategies of one size; balanced accuracy first where classes are uneven."""
-    accuracies = [("test_accuracy", "Test accuracy, % [95%]"), ("balanced_accuracy", "Balanced accuracy, % [95%]")]
-    if numbers.uneven:
-        accuracies.reverse()
+    """The table of strategies of one size; the accuracy that decides first, the other beside it."""
     rows = []
     sized = numbers.strategies[numbers.strategies["per_class"] == per_class]
     for row in sized.to_dict("records"):
         cells = [f"`{row['strategy']}`"]
-        for column, _ in accuracies:
-            interval = bracket(row[f"{column}_low"], row[f"{column}_high"], "without")
-            cells.append(f"{percent(row[column])} {interval}".strip())
+        interval = bracket(row["judged_low"], row["judged_high"], "without")
+        cells += [f"{percent(row['judged'])} {interval}".strip(), percent(row[numbers.other_column])]
         cells += [percent(row["train_accuracy"]), signed(row["gap"]) if np.isfinite(row["gap"]) else NONE]
         cells += [f"{row['log_loss']:.2f}", percent(row["ece"])]
         cells.append(seconds(row["seconds"]))
@@ -102,9 +97,10 @@ def strategies_rows(numbers: Numbers, per_class: int) -> Table:
         cells.append(f"{learning} / {everything} ({trained})")
         cells.append(f"{row['diverged']} of {row['k']}")
         rows.append(tuple(cells))
-    header = ("Strategy", *(label for _, label in accuracies), "Train accuracy, %", "Gap, points")
-    header = (*header, "Log loss", "Calibration error, points", "Median time a run")
-    return Table((*header, "Trainable / all parameters", "Diverged runs"), tuple(rows), frozenset(range(1, 10)))
+    header = ["Strategy", f"{numbers.metric.capitalize()}, % [95%]", f"{numbers.other.capitalize()}, %"]
+    header += ["Train accuracy, %", "Gap, points", "Log loss", "Calibration error, points", "Median time a run"]
+    header += ["Trainable / all parameters", "Diverged runs"]
+    return Table(tuple(header), tuple(rows), frozenset(range(1, 10)))
 
 
 def pairs_rows(pairs: pd.DataFrame) -> Table:
@@ -113,15 +109,14 @@ def pairs_rows(pairs: pd.DataFrame) -> Table:
     for row in pairs.to_dict("records"):
         names = (f"`{row['b']}`", f"`{row['a']}`", str(row["k"]))
         if not np.isfinite(row["difference"]):
-            why = "identical differences: no test" if row["k"] >= 2 else "fewer than two shared seeds: no test"
-            rows.append((*names, why, NONE, NONE, NONE, NONE))
+            rows.append((*names, f"{findings.no_test(row)}: no test", NONE, NONE, NONE, NONE))
             continue
         rows.append(
             (
                 *names,
                 f"{signed(row['difference'])} {bracket(row['low'], row['high'])}",
                 bracket(row["low_new_images"], row["high_new_images"]),
-                p_value(row["p_holm"]),
+                p_value(row["p_holm"]) if row["family"] != "none" else f"{p_value(row['p'])}, not adjusted",
                 f"{row['wins']} of {row['k']}",
                 percent(row["smallest_detectable"]),
             )
@@ -130,32 +125,33 @@ def pairs_rows(pairs: pd.DataFrame) -> Table:
     return Table((*header, "Smallest detectable"), tuple(rows), frozenset({2, 3, 4, 5, 6, 7}))
 
 
-def robustness_rows(robust: Sequence[Robustness], classes: int) -> Table:
+def robustness_rows(numbers: Numbers, per_class: int) -> Table:
     """Each strategy against the reference, measured otherwise, and whether that changes anything."""
     words = {1: "better", -1: "worse", 0: "open"}
-    rows = []
-    for row in robust:
+    rows, classes = [], len(numbers.tables.predictions.classes)
+    for row in numbers.robust:
+        if row.per_class != per_class:
+            continue
         signs = row.signs
         reading = f"{words[signs[0]]} every way"
         if len(set(signs)) > 1:
-            named = zip(signs, ("these images", "new images", "balanced accuracy"), strict=True)
+            named = zip(signs, ("these images", "new images", numbers.other), strict=True)
             reading = "it depends: " + ", ".join(f"{words[sign]} for {what}" for sign, what in named)
         low, high = row.wins_interval
         rows.append(
             (
                 f"`{row.strategy}`",
-                f"{signed(row.accuracy[0])} {bracket(row.accuracy[1], row.accuracy[2])}",
+                f"{signed(row.judged[0])} {bracket(row.judged[1], row.judged[2])}",
                 bracket(*row.new_images),
-                f"{signed(row.balanced[0])} {bracket(row.balanced[1], row.balanced[2])}"
-                if np.isfinite(row.balanced[0])
-                else NONE,
+                f"{signed(row.other[0])} {bracket(row.other[1], row.other[2])}" if np.isfinite(row.other[0]) else NONE,
                 f"{row.wins} of {row.k} [{100 * low:.0f}%, {100 * high:.0f}%]",
                 _class_words(row, classes),
                 reading,
             )
         )
-    header = ("Strategy", "Accuracy, points [95%]", "[95%], new images too", "Balanced accuracy, points [95%]")
-    return Table((*header, "Seeds won [95%]", "Classes", "Reading"), tuple(rows), frozenset({1, 2, 3, 4}))
+    header = ["Strategy", f"{numbers.metric.capitalize()}, points [95%]", "[95%], new images too"]
+    header += [f"{numbers.other.capitalize()}, points [95%]", "Seeds won [95%]", "Classes", "Reading"]
+    return Table(tuple(header), tuple(rows), frozenset({1, 2, 3, 4}))
 
 
 def _class_words(row: Robustness, classes: int) -> str:
@@ -205,10 +201,11 @@ def phase_rows(numbers: Numbers, gains: pd.DataFrame) -> Table:
             name = f"`{strategy}`" if row["phase"] == 1 else ""
             head = (name, f"{row['phase']}: {label}", NONE if length is None else str(length))
             p = p_value(row["p_holm"]) if np.isfinite(row["p_holm"]) else NONE
-            rows.append((*head, reached, gain, p, wins, _EARNED[phase_verdict(row)]))
-    header = ("Strategy", "Phase: learning", "Epochs", "Validation accuracy, % [95%]", "Gain, points [95%]")
-    judged = ("Adjusted p", "Seeds that gained", "Earned its place?")
-    return Table((*header, *judged), tuple(rows), frozenset({2, 3, 4, 5, 6}))
+            verdict = _EARNED[phase_verdict(row)]
+            rows.append((*head, percent(row["train"]), reached, gain, p, wins, verdict))
+    header = ("Strategy", "Phase: learning", "Epochs", "Train accuracy, %", "Validation accuracy, % [95%]")
+    judged = ("Gain, points [95%]", "Adjusted p", "Seeds that gained", "Earned its place?")
+    return Table((*header, *judged), tuple(rows), frozenset({2, 3, 4, 5, 6, 7}))
 
 
 PhaseVerdict = Literal["first", "open", "earned", "cost", "not shown"]
@@ -241,15 +238,15 @@ def ablation_rows(numbers: Numbers) -> Table:
         against = f"`{row['of']}`" if row["of"] else NONE
         gain = gain_words(row) if row["k"] else "no run of it at the same size, seed and rates"
         cells = [f"`{row['ablation']}`{also}", against, size_number(row["per_class"]), str(row["k"])]
-        cells += [percent(row["test_accuracy"]), gain, p_value(row["p"]) if np.isfinite(row["p"]) else NONE]
+        cells += [percent(row["judged"]), gain, p_value(row["p"]) if np.isfinite(row["p"]) else NONE]
         if numbers.uneven:
-            balanced = f"{signed(row['balanced'])} {bracket(row['balanced_low'], row['balanced_high'])}"
-            cells += [percent(row["balanced_accuracy"]), balanced if np.isfinite(row["balanced"]) else NONE]
+            other = f"{signed(row['other'])} {bracket(row['other_low'], row['other_high'])}"
+            cells.append(other if np.isfinite(row["other"]) else NONE)
         rows.append((*cells, f"{row['log_loss']:.2f}", str(row["diverged"])))
-    header = ["Ablation", "of", "Images a class", "Seeds", "Test accuracy, %", "Ablation − strategy [95%]"]
-    header.append("p, not adjusted")
+    header = ["Ablation", "of", "Images a class", "Seeds", f"{numbers.metric.capitalize()}, %"]
+    header += ["Ablation − strategy [95%]", "p, not adjusted"]
     if numbers.uneven:
-        header += ["Balanced accuracy, %", "Balanced, ablation − strategy [95%]"]
+        header.append(f"{numbers.other.capitalize()}, ablation − strategy [95%]")
     header += ["Log loss", "Diverged"]
     return Table(tuple(header), tuple(rows), frozenset(range(2, len(header))))
 
@@ -267,10 +264,11 @@ def rate_of(numbers: Numbers, strategy: str, scale: float) -> tuple[str, float]:
 def sweep_words(numbers: Numbers, sweep: Sweep) -> list[str]:
     """What happened at each rate, highest first, from drift, accuracy and loss."""
     sized = numbers.strategies[numbers.strategies["per_class"] == sweep.per_class]
-    scratch = sized.loc[sized["strategy"] == "scratch", "test_accuracy"]
+    scratch = sized.loc[sized["strategy"] == "scratch", "judged"]
     beside = f"; `scratch` gets {percent(float(scratch.iloc[0]))}%" if len(scratch) else ""
     said = [
-        _rate_words(rate_of(numbers, sweep.strategy, rate.lr_scale)[0], rate, sweep, beside) for rate in sweep.rates
+        _rate_words(numbers, rate_of(numbers, sweep.strategy, rate.lr_scale)[0], rate, sweep, beside)
+        for rate in sweep.rates
     ]
     return said + _best_rate_words(numbers, sweep)
 
@@ -281,7 +279,7 @@ def _best_rate_words(numbers: Numbers, sweep: Sweep) -> list[str]:
     sized = numbers.strategies[numbers.strategies["per_class"] == sweep.per_class]
     if best is None or sized.empty:
         return []
-    top = str(sized.sort_values("test_accuracy")["strategy"].iloc[-1])
+    top = str(sized.sort_values("judged")["strategy"].iloc[-1])
     changed = numbers.tables.provenance["parameters"]["strategies"].get(sweep.strategy, {}).get("of")
     measured = {
         name: found
@@ -291,7 +289,7 @@ def _best_rate_words(numbers: Numbers, sweep: Sweep) -> list[str]:
     if not measured:
         return []
     k = min(found["k"] for found in measured.values())
-    parts = [f"{gain_words(found)} of test accuracy against `{name}`" for name, found in measured.items()]
+    parts = [f"{gain_words(found)} of {numbers.metric} against `{name}`" for name, found in measured.items()]
     label = rate_of(numbers, sweep.strategy, best.lr_scale)[0]
     return [
         f"Beside the strategies of this size, at the rates they have here: {label} gets {'; '.join(parts)} "
@@ -308,8 +306,8 @@ def _chosen_with(sweep: Sweep) -> str:
     )
 
 
-def _rate_words(label: str, rate: Rate, sweep: Sweep, beside: str) -> str:
-    measured = f"{percent(rate.test)}% of the test images right"
+def _rate_words(numbers: Numbers, label: str, rate: Rate, sweep: Sweep, beside: str) -> str:
+    measured = f"{percent(rate.test)}% {numbers.metric}"
     seeds = {1: "in its one seed", 2: "in both seeds"}.get(rate.k, f"in all {rate.k} seeds")
     moved = (
         f"the backbone moved {rate.drift_ratio:.2g} times as far as at the best rate"
@@ -364,29 +362,8 @@ def sweep_rows(numbers: Numbers, sweep: Sweep) -> Table:
                 rate.what,
             )
         )
-    header = ("Rate", "Seeds", "Validation accuracy, %", "Test accuracy, %", "Train accuracy, %", "Backbone moved")
-    return Table((*header, "Diverged", "What happened"), tuple(rows), frozenset({1, 2, 3, 4, 5, 6}))
-
-
-def overlap_words(numbers: Numbers) -> list[str]:
-    """How much two seeds share of their training images, size by size: as drawn, else as expected from the pool."""
-    drawn = numbers.tables.provenance["dataset"].get("overlap", {})
-    written = []
-    for size in numbers.sizes:
-        part = _shared(numbers, size)
-        if str(size) in drawn:
-            written.append(f"two draws of {size} a class have {part:.0%} of their images in common on average")
-            continue
-        about = f"about {100 * part:.0f}%" if part >= 0.01 else "less than 1%"
-        written.append(f"at {size_name(size)} two seeds share {about} of their training images")
-    return written
-
-
-def _shared(numbers: Numbers, size: int) -> float:
-    """The share of training images that two seeds have in common: as drawn, else as expected from the pool."""
-    dataset = numbers.tables.provenance["dataset"]
-    expected = findings.overlap(size, dataset["pool_images"], dataset["test_class_counts"])
-    return float(dataset.get("overlap", {}).get(str(size), expected))
+    header = ("Rate", "Seeds", "Validation accuracy, %", f"{numbers.metric.capitalize()}, %", "Train accuracy, %")
+    return Table((*header, "Backbone moved", "Diverged", "What happened"), tuple(rows), frozenset({1, 2, 3, 4, 5, 6}))
 
 
 def _draws(numbers: Numbers) -> str:
@@ -399,27 +376,14 @@ def _draws(numbers: Numbers) -> str:
             "augmentation. Intervals speak of that alone: "
             "other training images would add to them."
         )
-    words = "; ".join(overlap_words(numbers))
-    widest = max(numbers.sizes, key=lambda size: _widened(numbers, size))
-    if _widened(numbers, widest) >= WIDER:
-        words += (
-            f". As draws from these images seeds are independent; as draws from all such images they are not, and the "
-            f"intervals at {size_name(widest)} would be up to {_widened(numbers, widest):.1f} times as wide"
-        )
+    words = joined_words([f"{numbers.tables.overlap(size):.0%} ({size_name(size)})" for size in numbers.sizes])
+    small = [size_name(size) for size in numbers.sizes if numbers.tables.too_small(size)]
+    untested = f" With {joined_words(small)} nothing is tested: this pool is too small for this size." if small else ""
     last = ", watched ones last" if dataset.get("watched_images") else ""
-    return f"**Draws overlap.** All seeds draw from the same {dataset['pool_images']:,} images{last}: {words}."
-
-
-def _widened(numbers: Numbers, size: int) -> float:
-    """How many times as wide intervals of a size would be, were seeds as correlated as their draws overlap.
-
-    That is the most there can be: two samples that share a part of their images give means that are correlated by that
-    part, and every other symmetric statistic less (Hoeffding, 1948). A correlation r among k seeds makes the variance
-    of their mean 1 + (k - 1) r times as large, and the one that is seen between them 1 - r times.
-    """
-    shared = _shared(numbers, size)
-    k = next(top.k for top in numbers.tops if top.per_class == size)
-    return float(np.sqrt((1 + (k - 1) * shared) / (1 - shared))) if shared < 1 else float("inf")
+    return (
+        f"**Draws overlap.** All seeds draw from the same {dataset['pool_images']:,} images{last}; two draws share "
+        f"{words} of their images, and every interval and p carries what that adds at most.{untested}"
+    )
 
 
 def limits(numbers: Numbers) -> list[str]:
@@ -442,19 +406,18 @@ def limits(numbers: Numbers) -> list[str]:
         f"resolution ({study.get('resolution', '?')} pixels), one budget ({study['epochs']} epochs). Another of any of "
         "these can change the order."
     )
-    if not numbers.tuned:
+    if not numbers.tables.tuned:
         said.append(
-            "**Rates are the textbook's, not tuned.** A strategy that looks worse may only have a worse rate; "
-            "`learning_rates: tuned` gives every strategy the same search."
+            f"**Rates are {numbers.untuned_rates}, not tuned.** A strategy that looks worse may only have a worse "
+            "rate; `learning_rates: tuned` gives every strategy the same search."
         )
     else:
-        edges = " ".join(str(note).rstrip(".") + "." for note in provenance["parameters"].get("tuning_notes", []))
         sizes = [(size, numbers.tuned_on(size)) for size in numbers.sizes]
         judged = joined_words([f"{images} images with {size_name(size)}" for size, images in sizes if images])
         on = f" Each rate was judged on {judged}." if judged else ""
         said.append(
             f"**Rates are tuned** on pilot seeds, never on test images, the same search for all.{on} One choice serves "
-            f"all seeds, so no interval contains the luck of tuning. {edges}".rstrip()
+            "all seeds, so no interval contains the luck of tuning."
         )
     said.append(_draws(numbers))
     dirty = sorted({str(e["commit"]) for e in provenance["environments"] if str(e["commit"]).endswith("-dirty")})
@@ -483,10 +446,9 @@ def limits(numbers: Numbers) -> list[str]:
             trained = "All images are trained on, as many of a class as there are, and the test images are uneven"
         said.append(
             f"**Uneven classes.** {trained}: always answering the largest class gets {percent(numbers.baseline)}% "
-            "right. Read balanced accuracy first; the pairs are judged on accuracy, and the table of sensitivity "
-            "repeats them on balanced accuracy."
+            f"{numbers.metric}, which decides here; the table of sensitivity repeats the pairs on {numbers.other}."
         )
-    untested = numbers.pairs[numbers.pairs["difference"].isna()]
+    untested = numbers.pairs[numbers.pairs["difference"].isna() & ~numbers.pairs["per_class"].map(tables.too_small)]
     if len(untested):
         pairs = ", ".join(f"`{row['a']}` and `{row['b']}`" for row in untested.to_dict("records"))
         said.append(
@@ -576,8 +538,7 @@ def robustness_words(numbers: Numbers) -> str:
     changed = [row for row in numbers.robust if len(set(row.signs)) > 1]
     size = {row: f" at {size_name(row.per_class)}" if len(numbers.sizes) > 1 else "" for row in changed}
     opening = (
-        f"Would the difference from `{REFERENCE}` be read the same way with new test images and with balanced "
-        "accuracy? "
+        f"Would the difference from `{REFERENCE}` be read the same way with new test images and with {numbers.other}? "
     )
     reading = (
         f"{_both_ways(numbers)}*Better* and *worse*: the 95% interval of that one difference lies on one side of zero, "

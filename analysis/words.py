@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from analysis.findings import Numbers
+from analysis.findings import Numbers, no_test
 from analysis.plots import signed
 from analysis.tables import ALL, size_name
 
@@ -85,7 +85,7 @@ def size_number(per_class: int) -> str:
 def gain_words(row: Mapping[Any, Any]) -> str:
     """`+4.8 points [+2.1, +7.5]`, or why there is none."""
     if not np.isfinite(row["difference"]):
-        return "not testable (identical differences)" if row["k"] >= 2 else "not testable (fewer than two seeds)"
+        return f"not testable ({no_test(row)})"
     return f"{signed(row['difference'])} points {bracket(row['low'], row['high'])}"
 
 

@@ -57,6 +57,10 @@ STRATEGIES: dict[str, list[tuple[float, dict[str, float]]]] = {
     "gradual_unfreezing": [(0.25, HEAD), (0.25, LAST), (0.5, ALL)],
     "lp_ft": [(0.5, HEAD), (0.5, ONE)],
     "fine_tune_one_rate": [(1, ONE)],
+    "norm_only": [(1, dict.fromkeys(GROUPS, 1.0e-3))],
+    "lda": [],  # a head in closed form
+    "fine_tune_batch_norm_train": [(1, ALL)],
+    "nearest_mean": [],
 }
 SECONDS = {"scratch": 21.0, "feature_extraction": 2.0, "last_block": 6.5}  # the others: 20
 
@@ -85,6 +89,10 @@ class Plan:
     run_sd: float = 1.0  # points, of one run
     classes: Mapping[str, int] = field(default_factory=lambda: {"functional": 431, "defective": 225})  # test images
     diverged: Sequence[tuple[str, int]] = ()  # (strategy, seed) of final runs
+    flat: Sequence[str] = ()  # final strategies that answer the largest class, whatever they see
+    not_default: Sequence[str] = ()  # final strategies
+    judge_by: str | None = None  # None: as in the first edition, which did not say
+    overlap: float = 0.0  # of the draws of every size but all images
     missing: Sequence[tuple[str, int]] = ()  # (strategy, seed): declared and not run
     sweep: Mapping[str, Sequence[float]] = field(default_factory=dict)  # strategy -> lr_scales
     sweep_seeds: Sequence[int] = (0, 1)
@@ -153,11 +161,13 @@ class _Writer:
         draw = np.random.default_rng(int(fingerprint[:12], 16))
         aim = float(np.clip(accuracy + seeded + draw.normal(0, plan.run_sd / 100), 0, 1))
         predicted = np.zeros_like(self.labels) if diverged else self._predict(aim, draw)
+        if role == "final" and strategy in plan.flat:
+            predicted = np.full_like(self.labels, np.bincount(self.labels).argmax())
         self.predicted[fingerprint] = predicted
         correct = predicted == self.labels
         recall = [correct[self.labels == c].mean() for c in range(len(plan.classes))]
         phases = _phases(plan, strategy)
-        learning = max((set(rates) for _, rates in phases), key=len)
+        learning = max((set(rates) for _, rates in phases), key=len, default={"head"})
         train = float("nan") if diverged else min(1.0, aim + 0.12 - (0.12 if lr_scale < 1 else 0))
         val = float(np.clip(aim + draw.normal(0, 0.01), 0, 1))
         total = sum(PARAMETERS.values())
@@ -205,21 +215,30 @@ class _Writer:
         diverged: bool,
         draw: np.random.Generator,
     ) -> None:
-        borders = np.cumsum([share for share, _ in phases]) * self.plan.epochs
-        epochs = 3 if diverged else self.plan.epochs
+        if not phases:
+            self._read({**key, "phase": 1, "epoch": 1}, {"train_end": train, "val": val})
+        borders = np.round(np.cumsum([share for share, _ in phases]) * self.plan.epochs)
+        epochs = (3 if diverged else self.plan.epochs) if phases else 0
         for epoch in range(1, epochs + 1):
-            phase = min(int(np.searchsorted(np.round(borders), epoch)) + 1, len(phases))
+            phase = min(int(np.searchsorted(borders, epoch)) + 1, len(phases))
             done = 1 - np.exp(-3 * epoch / self.plan.epochs)
-            for split, end in (("train", train), ("val", val)):
-                if split == "val" and not self.plan.validation:
-                    continue
-                accuracy = float(np.clip(0.5 + (end - 0.5) * done + draw.normal(0, 0.006), 0, 1))
-                loss = 10.0**epoch if diverged else 1.1 - accuracy
-                if diverged and epoch == epochs:
-                    loss = float("nan")
-                row = {**key, "phase": phase, "epoch": epoch, "split": split}
-                self.history.append({**row, "metric": "accuracy", "value": accuracy})
-                self.history.append({**row, "metric": "loss", "value": loss})
+            ends = (
+                {"train": train, "train_end": train, "val": val} if epoch in borders else {"train": train, "val": val}
+            )
+            reached = {
+                split: float(np.clip(0.5 + (end - 0.5) * done + draw.normal(0, 0.006), 0, 1))
+                for split, end in ends.items()
+            }
+            lost = float("nan") if epoch == epochs else 10.0**epoch
+            self._read({**key, "phase": phase, "epoch": epoch}, reached, lost if diverged else None)
+
+    def _read(self, row: dict[str, Any], reached: Mapping[str, float], lost: float | None = None) -> None:
+        for split, accuracy in reached.items():
+            if split == "val" and not self.plan.validation:
+                continue
+            loss = 1.1 - accuracy if lost is None else lost
+            self.history.append({**row, "split": split, "metric": "accuracy", "value": accuracy})
+            self.history.append({**row, "split": split, "metric": "loss", "value": loss})
 
     def write(self, folder: Path) -> None:
         plan = self.plan
@@ -275,9 +294,9 @@ class _Writer:
                 strategies[name]["dropout"] = 0.5
         environment = {
             "commit": "0123456789abcdef0123456789abcdef01234567",
-            "numerics_version": 1,
+            "numerics_version": 2,
             "parameters_sha256": "a" * 64,
-            "data_sha256": "b" * 64,
+            "precision": "float32",
             "weights_sha256": "c" * 64,
             "device_kind": "cpu",
             "torch": "2.11.0",
@@ -304,7 +323,8 @@ class _Writer:
                 "range_tests": len(plan.strategies) * len(plan.lr_finder_seeds) + plan.missing_range_tests,
                 "strategies": strategies,
                 "lr_scales": {str(size): dict.fromkeys(plan.strategies, 1.0) for size in plan.per_class},
-                "tuning_notes": [],
+                "precision": "float32",
+                **({} if plan.judge_by is None else {"judge_by": plan.judge_by}),
                 "tuning_images": dict(plan.tuning_images),
             },
             "dataset": {
@@ -317,6 +337,7 @@ class _Writer:
                 "test_images": len(self.labels),
                 "watched_images": 500 if plan.validation else 0,
                 "test_class_counts": list(plan.classes.values()),
+                "overlap": {str(size): plan.overlap if size else 1.0 for size in plan.per_class},
                 "notes": ["8 modules have cells in both splits"],
                 "published": list(plan.published),
             },
@@ -353,7 +374,9 @@ def _strategy(plan: Plan, name: str, of: str) -> dict[str, Any]:
     phases = _phases(plan, name)
     borders = [0, *np.round(np.cumsum([share for share, _ in phases]) * plan.epochs).astype(int).tolist()]
     return {
+        "default": name not in plan.not_default,
         "weights": "none" if of == "scratch" else "pretrained",
+        "head": name if name in ("lda", "nearest_mean") else "linear",
         "batch_norm": "train",
         "dropout": 0.0,
         "augmentation": "flip",

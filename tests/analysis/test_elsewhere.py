@@ -25,7 +25,7 @@ PLAN = Plan(
 
 def found(folder: Path, plan: Plan, *claims: Claim) -> Elsewhere | None:
     tables = load(write_tables(folder, plan))
-    return elsewhere(claims, judge(claims, tables.frames(), "quick"), tables)
+    return elsewhere(claims, judge(claims, tables), tables)
 
 
 def test_a_change_that_turns_a_verdict_is_shown_and_one_of_what_learns_is_not_measured(tmp_path: Path) -> None:

@@ -15,7 +15,10 @@ TWO = {"feature_extraction": 0.752, "fine_tune": 0.80}
 
 
 def test_the_blocks_hold_the_studies_numbers_and_the_rest_stays(tmp_path: Path) -> None:
-    folder = write_tables(tmp_path / "solar", Plan(study="solar", strategies=TWO, per_class=(10, 100), epochs=4))
+    folder = write_tables(
+        tmp_path / "solar",
+        Plan(study="solar", strategies=TWO, per_class=(10, 100), epochs=4, judge_by="balanced_accuracy"),
+    )
     text = "before\n<!-- results of solar -->\nstale words\n<!-- end of results -->\nafter\n"
     first = readme.renewed(text, tmp_path)
     assert first.startswith("before\n<!-- results of solar -->\n")

@@ -66,6 +66,9 @@ def test_swapping_flips_the_sign_and_adding_a_constant_changes_nothing(
     lambda: s.equivalence([1, 2, 3], 0),
     lambda: s.crossed_interval(np.ones((3, 4), bool), np.ones((3, 5), bool)),
     lambda: s.crossed_interval(np.ones((3, 4), bool), np.zeros((3, 4), bool)),
+    lambda: s.paired_difference(A, B, overlap=0.51),
+    lambda: s.equivalence(B - A, 1, overlap=0.6),
+    lambda: s.seeds_needed(1.0, 1.0, overlap=1.0),
 ])  # fmt: skip
 def test_what_cannot_be_tested_is_refused(broken: Callable[[], object]) -> None:
     with pytest.raises(ValueError, match=r"\w"):
@@ -80,14 +83,46 @@ def test_holm_is_statsmodels() -> None:
 def test_equivalence_is_two_one_sided_tests() -> None:
     d = np.array([0.1, -0.2, 0.15, 0.05, -0.1, 0.0])
     got = s.equivalence(d, 0.5)
-    assert got.p == pytest.approx(ttost_paired(d, np.zeros_like(d), -0.5, 0.5)[0])
-    assert s.equivalence(d, 0.01).p > 0.05
+    assert got == pytest.approx(ttost_paired(d, np.zeros_like(d), -0.5, 0.5)[0])
+    assert s.equivalence(d, 0.01) > 0.05
 
 
 @pytest.mark.parametrize(("k", "expected"), [(3, 3.3), (5, 1.7), (10, 1.0), (20, 0.66)])
 def test_the_smallest_detectable_effect_is_the_protocols(k: int, expected: float) -> None:
     assert s.smallest_detectable(k, 1.0) == pytest.approx(expected, rel=0.04)
     assert s.power(k, s.smallest_detectable(k, 1.0)) == pytest.approx(0.8, abs=1e-3)
+
+
+def test_overlap_stretches_deviations_from_the_mean_and_leaves_the_mean_and_the_effect_size() -> None:
+    rho, k = 0.2, len(A)
+    plain, held = s.paired_difference(A, B), s.paired_difference(A, B, margin=0.5, overlap=rho)
+    factor = (1 + (k - 1) * rho) / (1 - rho)
+    assert held.factor == s.overlap_factor(k, rho) == pytest.approx(factor)
+    assert (held.difference, held.d_z, held.sd) == (plain.difference, plain.d_z, plain.sd)
+    assert held.high - held.low == pytest.approx((plain.high - plain.low) * math.sqrt(factor))
+    error = math.sqrt(factor) * plain.sd / math.sqrt(k)
+    assert held.p == pytest.approx(2 * stats.t.sf((plain.difference - 0.5) / error, k - 1))
+    assert held.smallest_detectable == pytest.approx(plain.smallest_detectable * math.sqrt(factor))
+    stretched = plain.difference + math.sqrt(factor) * (B - A - plain.difference)
+    assert s.equivalence(B - A, 3, rho) == pytest.approx(ttost_paired(stretched, np.zeros(k), -3, 3)[0])
+    mean, alone = s.mean_interval(A, rho), s.mean_interval(A)
+    assert mean.high - mean.low == pytest.approx((alone.high - alone.low) * math.sqrt(factor))
+    assert math.isnan(s.mean_interval(A, 0.6).low)
+
+
+def test_more_seeds_of_one_pool_say_less_that_is_new_and_at_some_effect_none_are_enough() -> None:
+    def power(k: int) -> float:
+        return s.power(k, 2.0 / math.sqrt(s.overlap_factor(k, 0.2)))
+
+    needed = s.seeds_needed(2.0, 1.0, overlap=0.2)
+    alone = s.seeds_needed(2.0, 1.0)
+    assert needed is not None
+    assert alone is not None
+    assert power(needed) >= 0.8 > power(needed - 1)
+    assert needed > alone
+    # Endless seeds leave an SD of sqrt(.2 / .8) = .5: an effect of 1.4 of those is found half of the time at most.
+    assert s.seeds_needed(0.7, 1.0, overlap=0.2) is None
+    assert s.seeds_needed(0.7, 1.0) is not None
 
 
 def test_power_is_what_a_simulation_finds() -> None:
@@ -119,11 +154,27 @@ def test_the_crossed_interval_is_its_formula_written_out() -> None:
     assert s.crossed_interval(a, b) == pytest.approx((mean - half, mean + half))
 
 
-def test_a_difference_of_differences_is_paired_seed_by_seed() -> None:
-    generator = np.random.default_rng(2)
-    a, b, c, d = generator.normal(70, 2, (4, 6))
-    got = s.difference_of_differences(a, b, c, d)
-    assert got.p == pytest.approx(stats.ttest_1samp((b - a) - (d - c), 0).pvalue)
+def test_the_crossed_interval_of_balanced_accuracy_is_its_formula_written_out() -> None:
+    generator = np.random.default_rng(3)
+    classes = np.repeat([0, 1, 2], [70, 20, 10])
+    ease = generator.normal(size=100)
+    a = generator.normal(size=(6, 100)) + ease > 0
+    b = generator.normal(size=(6, 100)) + 1.3 * ease > -0.2
+    differences = b.astype(float) - a.astype(float)
+    weights = 1 / (3 * np.bincount(classes)[classes])  # of each image; they sum to 1
+    d, k, parts = differences @ weights, 6, {}
+    for c in range(3):
+        mine = differences[:, classes == c]
+        cov = np.cov(mine)
+        parts[mine.shape[1]] = (cov.sum() - np.trace(cov)) / (k * (k - 1)) / mine.shape[1] / 9
+    seeds, images = 2.0 * d.var(ddof=1) / k, sum(parts.values())  # an overlap of 1/7 makes it twice as much
+    assert images > 0
+    df = (seeds + images) ** 2 / (seeds**2 / (k - 1) + sum(part**2 / (n - 1) for n, part in parts.items()))
+    half = stats.t.ppf(0.975, df) * math.sqrt(seeds + images)
+    got = s.crossed_interval(a, b, classes, overlap=1 / 7)
+    assert got == pytest.approx((d.mean() - half, d.mean() + half))
+    assert s.crossed_interval(a, b, np.zeros(100, int)) == pytest.approx(s.crossed_interval(a, b))
+    assert math.isnan(s.crossed_interval(a, b, np.arange(100) == 5)[0])  # a class of one image has no spread
 
 
 def test_the_interval_of_a_mean_is_scipys_and_claims_nothing_without_spread() -> None:

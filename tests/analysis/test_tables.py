@@ -51,7 +51,6 @@ def test_the_tables_of_a_whole_study_load_with_nothing_missing(small: Path) -> N
     tables = load(small)
     assert (len(tables.runs), len(tables.tune), len(tables.sweep), len(tables.ablations)) == (4, 0, 4, 2)
     assert tables.missing_cells.empty
-    assert set(tables.frames()) == {"runs", "tune", "sweep", "ablations", "history", "drift", "missing_cells"}
 
 
 def test_correctness_of_predictions_is_the_test_accuracy_of_the_run(small: Path) -> None:
@@ -60,6 +59,48 @@ def test_correctness_of_predictions_is_the_test_accuracy_of_the_run(small: Path)
         correct = tables.predictions.correct([run["fingerprint"]])
         assert correct.shape == (1, 656)
         assert correct.mean() == pytest.approx(run["test_accuracy"])
+
+
+def test_both_accuracies_are_read_from_the_predictions_to_the_last_digit_and_one_of_them_decides(
+    tmp_path: Path,
+) -> None:
+    folder = write_tables(tmp_path / "quick", Plan(judge_by="balanced_accuracy", epochs=2))
+    for name in ("test_accuracy", "balanced_accuracy"):
+        change(folder / "runs.csv", lambda frame, name=name: frame.assign(**{name: frame[name].astype(float).round(4)}))
+    tables = load(folder)
+    for run in tables.runs.to_dict("records"):
+        correct = tables.predictions.correct([run["fingerprint"]])[0]
+        recall = [correct[tables.predictions.labels == c].mean() for c in range(2)]
+        assert (run["test_accuracy"], run["balanced_accuracy"]) == (correct.mean(), np.mean(recall))
+        assert run["judged"] == run["balanced_accuracy"]
+    set_cell(folder / "runs.csv", "balanced_accuracy", "0.6", row=1)
+    with pytest.raises(TablesError, match=r"has balanced_accuracy 0.6, and predictions.npz gives"):
+        load(folder)
+
+
+def test_tables_that_do_not_say_how_much_draws_share_are_refused(small: Path) -> None:
+    path = small / "provenance.json"
+    provenance = json.loads(path.read_text())
+    del provenance["dataset"]["overlap"]["100"]
+    path.write_text(json.dumps(provenance))
+    with pytest.raises(TablesError, match=r"dataset.overlap has no size 100"):
+        load(small)
+
+
+def test_two_names_for_one_training_may_share_a_fingerprint(small: Path) -> None:
+    runs = pd.read_csv(small / "runs.csv")
+    first, other = (runs[runs["strategy"] == name].iloc[0] for name in runs["strategy"].unique()[:2])
+    predictions = np.load(small / "predictions.npz")
+    row = predictions["fingerprints"].tolist().index(first["fingerprint"])
+    predicted, names = predictions["predicted"].copy(), predictions["fingerprints"].copy()
+    twin = names.tolist().index(other["fingerprint"])
+    predicted[twin], names[twin] = predicted[row], names[row]
+    repack(small / "predictions.npz", predicted=predicted, fingerprints=names)
+    same = ["fingerprint", "test_accuracy", "balanced_accuracy"]
+    runs.loc[other.name, same] = first[same]
+    runs.to_csv(small / "runs.csv", index=False)
+    loaded = load(small).runs
+    assert loaded["fingerprint"].duplicated().sum() == 1
 
 
 def test_a_declared_cell_without_a_run_is_named_and_not_an_error(tmp_path: Path) -> None:
@@ -72,8 +113,8 @@ def test_the_order_of_rows_does_not_matter(small: Path) -> None:
     for name in ("runs", "history", "declared"):
         change(small / f"{name}.csv", lambda frame: frame.iloc[::-1])
     after = load(small)
-    for name, frame in before.frames().items():
-        pd.testing.assert_frame_equal(frame, after.frames()[name])
+    for name in ("runs", "history", "declared"):
+        pd.testing.assert_frame_equal(getattr(before, name), getattr(after, name))
 
 
 def test_a_doubled_cell_is_refused_by_name(small: Path) -> None:
@@ -118,7 +159,7 @@ def test_a_column_that_is_gone_is_refused(small: Path) -> None:
         ("runs.csv", "role", "pilot", r"role is 'pilot', and should be 'final'"),
         ("runs.csv", "study", "slow", r"study is 'slow', and should be 'quick', as in provenance.json"),
         ("drift.csv", "group", "layer9", r"group is 'layer9', and should be one of stem, stage1"),
-        ("history.csv", "split", "test", r"split is 'test', and should be one of train, val"),
+        ("history.csv", "split", "test", r"split is 'test', and should be one of train, train_end, val"),
     ],
 )
 def test_a_wrong_value_is_refused_with_its_file_and_what_is_right(
@@ -129,10 +170,10 @@ def test_a_wrong_value_is_refused_with_its_file_and_what_is_right(
         load(small)
 
 
-def test_two_runs_with_one_fingerprint_are_refused(small: Path) -> None:
+def test_two_seeds_with_one_fingerprint_are_refused(small: Path) -> None:
     first = pd.read_csv(small / "runs.csv")["fingerprint"].iloc[0]
     set_cell(small / "runs.csv", "fingerprint", str(first), row=1)
-    with pytest.raises(TablesError, match="has the fingerprint of another run"):
+    with pytest.raises(TablesError, match="has the fingerprint of another seed"):
         load(small)
 
 
@@ -170,7 +211,7 @@ def test_a_test_image_that_is_there_twice_is_refused(small: Path) -> None:
 
 @pytest.mark.parametrize(
     ("field", "values"),
-    [("torch", ("2.11.0", "2.12.0")), ("device_kind", ("cpu", "cuda")), ("data_sha256", ("b" * 64, "d" * 64))],
+    [("torch", ("2.11.0", "2.12.0")), ("device_kind", ("cpu", "cuda")), ("precision", ("bfloat16", "float32"))],
 )
 def test_runs_that_do_not_belong_together_are_refused(tmp_path: Path, field: str, values: tuple[str, str]) -> None:
     plan = Plan(seeds=(0, 1), epochs=4, environments=[{field: value} for value in values])
