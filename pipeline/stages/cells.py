@@ -9,19 +9,20 @@ import platform
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import cache, cached_property
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from pipeline import activations, backbones, evaluation, execution, heads, params, runs, training
+from pipeline.randomness import torch_stream
 from pipeline.runs import Provenance, RunStoreError, StoredRun
 from pipeline.stages import command, prepared
 from pipeline.stages.progress import Progress
@@ -35,6 +36,11 @@ LOG = logging.getLogger(__name__)
 
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow", "scikit-learn")
 RATES = "rates.json"
+# What a worker takes while it trains: for itself, and for every pixel of a batch.
+WORKER_BYTES, PIXEL_BYTES = 400 << 20, 3000
+
+J = TypeVar("J")
+R = TypeVar("R")
 
 
 class Workbench:
@@ -46,6 +52,7 @@ class Workbench:
         self.prepared = prepared.read(self.study)
         self.subsets = prepared.read_subsets(self.study, self.prepared.card.sha256)
         self.device = execution.device()
+        self._wanted: tuple[Cell | None, list[activations.Wanted]] = (None, [])
         self._checksums: dict[bytes, str] = {}
         self._together: dict[heads.Companions, tuple[Cell, ...]] = {}
 
@@ -109,7 +116,7 @@ class Workbench:
         """All that training a cell depends on."""
         strategy = self.strategy(cell)
         trained_on, watched, judged = (self.prepared.images(part, strategy.crop) for part in self.parts(cell))
-        task = Task(
+        return Task(
             cell=cell,
             strategy=strategy,
             backbone=self.study.backbone,
@@ -121,11 +128,14 @@ class Workbench:
             train=trained_on,
             watched=watched,
             judged=judged,
-            activations=prepared.folder(self.study.name) / "activations",
+            activations=self.activations,
             weights_sha256=self.weights_sha256(cell),
         )
-        training.refuse_single_image_batches(task)
-        return task
+
+    @property
+    def activations(self) -> Path:
+        """Where what frozen stretches make of the study's images is kept."""
+        return activations.place(prepared.folder(self.study.name) / "activations", self.device, NUMERICS_VERSION)
 
     @cached_property
     def weights(self) -> tuple[Mapping[str, Tensor], str]:
@@ -192,6 +202,28 @@ class Workbench:
             "device_kind": self.device.type,
             "numerics_version": NUMERICS_VERSION,
         }
+
+    def wanted(self, cell: Cell) -> list[activations.Wanted]:
+        """What a cell reads from the cache of frozen stretches; the last cell's is kept, for its many batches."""
+        if self._wanted[0] != cell:
+            self._wanted = cell, activations.needed(self.task(cell))
+        return self._wanted[1]
+
+    @cached_property
+    def frozen_model(self) -> backbones.GroupedModel:
+        """The pretrained backbone as every frozen stretch has it."""
+        unused = torch_stream("unused head")
+        model = backbones.build(self.study.backbone, 2, "pretrained", unused, state=self.weights[0])
+        return model.to(self.device).requires_grad_(False).eval()
+
+    def each(
+        self, work: execution.Work[J, R], jobs: Sequence[J], watch: Callable[[J, int], None] = lambda *_: None
+    ) -> Iterator[tuple[J, R]]:
+        """Do jobs side by side, as many at once as the machine has room for; workers find this study ready."""
+        share(self)
+        study = self.study
+        count = execution.workers(WORKER_BYTES + PIXEL_BYTES * study.batch_size * study.resolution**2, self.device.type)
+        yield from execution.each(work, jobs, watch, min(count, len(jobs)), self.device.type)
 
     def fingerprint(self, cell: Cell) -> str:
         """The SHA-256 of everything that can change a cell's result."""
@@ -276,6 +308,10 @@ def train_missing(bench: Workbench, cells: Sequence[Cell], title: str) -> None:
         broken = {cell for cell, run in stored.items() if run is None}
         missing = [cell for cell in cells if cell in broken or not broken.isdisjoint(bench.together(cell))]
         missing = [cell for cell in missing if not _taken_from_twin(bench, cell, mirror)]
+        for cell in missing:  # all of them, before the first is trained
+            images = len(bench.parts(cell)[0])
+            study = bench.study
+            training.refuse_single_batches(bench.strategy(cell), study.backbone, images, study.batch_size)
         if missing:
             _train(bench, missing, title, mirror)
 
@@ -295,7 +331,6 @@ Job = tuple[Cell, ...]  # cells that one worker trains together
 
 
 def _train(bench: Workbench, cells: Sequence[Cell], title: str, mirror: Mirror) -> None:
-    share(bench)
     commit, finished = command.commit(), 0
     _keep_activations(bench, cells, title)
     jobs = _jobs(bench, cells)
@@ -306,7 +341,7 @@ def _train(bench: Workbench, cells: Sequence[Cell], title: str, mirror: Mirror) 
             bar.advance(done - epochs[job], f"{job[0].size}, seed {job[0].seed}")
             epochs[job] = done
 
-        for job, trained in execution.each(train_job, jobs, watch):
+        for job, trained in bench.each(train_job, jobs, watch):
             watch(job, bench.study.epochs * len(job))
             for run in trained:
                 cell, key = run.cell, bench.fingerprint(run.cell)
@@ -317,6 +352,39 @@ def _train(bench: Workbench, cells: Sequence[Cell], title: str, mirror: Mirror) 
                 finished += 1
                 result = f"accuracy {run.judged.accuracy:.1%}" if run.status == "ok" else "diverged"
                 bar.say(f"{cell}: {result}, {run.seconds:.0f} s of training ({finished} of {len(cells)})")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A batch of a set of images that passes a frozen stretch, named so that a worker finds it in its own view."""
+
+    cell: Cell  # any that reads the set
+    name: str  # of the set
+    first: int  # position of its first image in the set
+
+
+def _keep_activations(bench: Workbench, cells: Sequence[Cell], title: str) -> None:
+    """Put into the study's cache what frozen stretches make of the images that these cells share."""
+    wanted = activations.missing((one for cell in cells for one in bench.wanted(cell)), bench.activations)
+    pieces = {Batch(piece.wanted.task.cell, piece.wanted.name, piece.first): piece for piece in activations.pieces(wanted)}
+    if not pieces:
+        return
+    with Progress(f"{title} · frozen groups", len(pieces), "batch") as bar:
+
+        def computed() -> Iterator[tuple[activations.Piece, tuple[activations.Rows, float]]]:
+            for batch, rows in bench.each(pass_batch, list(pieces)):
+                bar.advance()
+                yield pieces[batch], rows
+
+        activations.store(computed(), bench.activations)
+
+
+def pass_batch(batch: Batch, report: Callable[[int], None]) -> tuple[activations.Rows, float]:
+    """Run a batch through its frozen stretch, wherever this runs."""
+    bench = bench_of(batch.cell.study)
+    wanted = next(one for one in bench.wanted(batch.cell) if one.name == batch.name)
+    with training.surroundings(wanted.task, bench.device):
+        return activations.compute(activations.Piece(wanted, batch.first), bench.frozen_model, bench.device)
 
 
 def _jobs(bench: Workbench, cells: Sequence[Cell]) -> list[Job]:
@@ -357,7 +425,13 @@ def train_job(job: Job, report: Callable[[int], None]) -> list[Run]:
     if first.closed_form:
         return [heads.closed_form(task, bench.device, state) for task in tasks]
     if heads.batchable(first):
-        return heads.train_batch(tasks, bench.device, state, report)
+        done = dict.fromkeys(range(len(tasks)), 0)
+
+        def watch(place: int, epoch: int) -> None:
+            done[place] = epoch
+            report(sum(done.values()))
+
+        return heads.train_batch(tasks, bench.device, state, watch)
     return [training.train(task, bench.device, report, state) for task in tasks]
 
 

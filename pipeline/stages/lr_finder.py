@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline import execution, lr_finder, runs
+from pipeline import lr_finder, runs
 from pipeline.files import write_atomically
 from pipeline.lr_finder import RangeTest
 from pipeline.stages import cells, command
@@ -34,7 +34,7 @@ def find(study: str) -> None:
     """Complete results/<study>/lr_finder, one file for each strategy and seed."""
     bench = Workbench(study)
     place = command.RESULTS / study / "lr_finder"
-    with runs.lock(command.RESULTS, study, "lr_finder", "all"):
+    with runs.lock(command.RESULTS, study, "lr_finder"):
         place.mkdir(parents=True, exist_ok=True)
         (place / ".gitkeep").touch()
         missing = [cell for cell in tested(bench) if read(bench, cell) is None]
@@ -43,10 +43,9 @@ def find(study: str) -> None:
 
 
 def _test(bench: Workbench, missing: list[Cell]) -> None:
-    cells.share(bench)
     commit = command.commit()
     with Progress(f"{bench.study.name} · LR finder", len(missing), "test") as bar:
-        for cell, found in execution.each(_range_test, missing):
+        for cell, found in bench.each(_range_test, missing):
             content = {
                 "fingerprint": _fingerprint(bench, cell),
                 "scales": found.scales,

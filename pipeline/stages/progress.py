@@ -17,7 +17,7 @@ tqdm.monitor_interval = 0  # its watching thread must not be there when training
 class Progress:
     """How much of a stage is done, and how long the rest will take."""
 
-    def __init__(self, title: str, total: int, unit: Literal["epoch", "image", "test"]) -> None:
+    def __init__(self, title: str, total: int, unit: Literal["epoch", "image", "test", "batch"]) -> None:
         self.title, self.total, self.unit = title, total, unit
         self.done = 0
         self.began = self.told = time.monotonic()
