@@ -11,7 +11,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DVC_NO_ANALYTICS := 1
 export MLFLOW_TRACKING_URI ?= sqlite:///mlflow.db
 
-.PHONY: study test lint lock ui mirror report readme bench bench-save bench-compare bench-growth bench-peers clean .venv
+.PHONY: study test lint lock ui mirror report readme pack prune bench bench-save bench-compare bench-growth bench-peers clean .venv
 
 study: $(BIN)/.installed ## run the active studies, mirror them to MLflow, print the answer
 	dvc repro
@@ -47,6 +47,12 @@ mirror: $(BIN)/.installed ## rebuild the MLflow mirror from the run store
 report: $(BIN)/.installed ## render the report of STUDY again from its tables, without DVC or training
 	python -m analysis.report $(STUDY)
 
+pack: $(BIN)/.installed ## gather the finished runs of STUDY into one file a strategy, read like loose ones
+	python -m pipeline.stages.pack $(STUDY)
+
+prune: $(BIN)/.installed ## remove the runs of STUDY that no declared cell has any more, and say which
+	python -m pipeline.stages.prune $(STUDY)
+
 readme: $(BIN)/.installed ## write the answers of the published studies into README.md
 	python -m analysis.readme
 
@@ -76,4 +82,4 @@ bench-peers: $(BIN)/.installed .venv-peers/.installed ## the same work by a plai
 	touch $@
 
 clean: ## remove prepared data, the embedded study and caches; published studies stay
-	rm -rf data/*/images.npy data/*/index.csv data/*/card.json data/*/subsets.json results/quick reports/quick .mypy_cache .ruff_cache .pytest_cache .benchmarks mlflow.db
+	rm -rf data/*/images.npy data/*/images_whole.npy data/*/listing.json data/*/index.csv data/*/card.json data/*/subsets.json data/*/activations results/quick reports/quick .mypy_cache .ruff_cache .pytest_cache .benchmarks mlflow.db

@@ -12,25 +12,31 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from pipeline.errors import UserError
 from pipeline.strategies import (
     ALL,
+    BACKBONES,
     GROUPS,
     Augmentation,
     BatchNorm,
     Cell,
+    Crop,
     FrozenGroups,
+    Head,
+    Learn,
+    Metric,
     Normalisation,
     Phase,
+    Precision,
     Role,
     Strategy,
     Weights,
     epochs_of_phases,
 )
+from pipeline.tuning import PILOT_SEEDS, Rates
 
-PILOT_SEEDS = (1000, 1001)  # never final ones
-TUNED_SCALES = (0.1, 0.3, 1.0, 3.0, 10.0)
 DATASET_OPTIONS: Mapping[str, frozenset[str]] = {
     "elpv": frozenset({"label"}),
     "cifar10": frozenset({"root"}),
@@ -39,7 +45,7 @@ DATASET_OPTIONS: Mapping[str, frozenset[str]] = {
 ELPV_LABELS = ("defective", "four_levels")
 
 
-class ParamsError(ValueError):
+class ParamsError(UserError):
     """A mistake in params.yaml; the message names the key, the value and what would be right."""
 
 
@@ -69,17 +75,31 @@ class Published:
 
 
 @dataclass(frozen=True)
+class About:
+    """What only a reader of a study's report needs."""
+
+    source: str = ""  # where the images come from; empty: as the data set says
+    notes: tuple[str, ...] = ()  # what a reader has to know and no table says
+    published: tuple[Published, ...] = ()  # to be read beside this study
+
+
+@dataclass(frozen=True)
 class Study:
     """One data set, one backbone, sizes, seeds and epochs."""
 
     name: str
     dataset: DatasetSpec
     backbone: str
+    weights: str | None  # a file of the user's own, instead of the backbone's pretrained weights
     resolution: int  # pixels
     per_class: tuple[int, ...]  # training images of each class, or ALL alone
     seeds: tuple[int, ...]
     epochs: int  # of every strategy
-    learning_rates: Literal["textbook", "tuned"]
+    learning_rates: Literal["textbook", "tuned"] | float  # a number: one lr_scale for all
+    rates_from: str | None  # the study whose tuned scales this one takes
+    precision: Precision | None  # None: what suits the device
+    judge_by: Metric | None  # None: what the test images' classes ask for
+    test_images: int | None  # of the test split; None: all
     sweep: Mapping[str, tuple[float, ...]]  # strategy or ablation: the lr_scales to try
     ablations: tuple[str, ...]
     batch_size: int
@@ -88,9 +108,11 @@ class Study:
     ablation_seeds: Mapping[str, tuple[int, ...]]  # of each ablation
     lr_finder_seeds: tuple[int, ...]  # none: no range tests
     strategies: tuple[str, ...]
-    published: tuple[Published, ...]  # to be read beside this study
-    source: str  # where the images come from, for the report; empty: as the data set says
-    notes: tuple[str, ...]  # what a reader of the report has to know and no table says
+
+    @property
+    def pilots(self) -> bool:
+        """Whether rates are tuned on this study's own pilots."""
+        return self.learning_rates == "tuned" and self.rates_from is None
 
 
 @dataclass(frozen=True)
@@ -100,7 +122,9 @@ class Params:
     active: tuple[str, ...]
     studies: Mapping[str, Study]
     strategies: Mapping[str, Strategy]
+    default: tuple[str, ...]  # the strategies of a study that names none
     ablations: Mapping[str, Ablation]
+    about: Mapping[str, About]
 
     def study(self, name: str) -> Study:
         """A study by name. Raises ParamsError that names the choices."""
@@ -111,18 +135,26 @@ class Params:
         """A strategy or ablation by name."""
         return self.strategies[name] if name in self.strategies else self.ablations[name].strategy
 
+    def crops(self, study: str) -> tuple[Crop, ...]:
+        """How the images of a study are cut, by any of its strategies."""
+        s = self.study(study)
+        found = {self.strategy(name).crop for name in (*s.strategies, *s.sweep, *s.ablations)}
+        return ("own", "whole") if "whole" in found else ("own",)
+
     def cells(
         self,
         study: str,
         role: Role,
-        scales: Mapping[tuple[int, str], float] | None = None,
+        rates: Rates,
+        pilots: Mapping[int, Sequence[int]],
         strategy: str | None = None,
     ) -> tuple[Cell, ...]:
         """The cells that a study declares in one role, in a fixed order.
 
-        `scales` gives the tuned lr_scale by (per_class, strategy), 1 where it says nothing; `strategy` keeps one.
+        `rates` says which lr_scales were tried and chosen, `pilots` which seeds try them at each size; `strategy`
+        keeps one. A closed-form head on all images is the same whatever the seed, so it has one cell.
         """
-        s, chosen = self.study(study), scales or {}
+        s = self.study(study)
         if strategy is not None:
             _known("strategy", strategy, "strategy or ablation", (*self.strategies, *self.ablations))
         if role == "pilot":
@@ -130,16 +162,15 @@ class Params:
                 (name, size, scale, seed)
                 for name in s.strategies
                 for size in s.per_class
-                for scale in TUNED_SCALES
-                for seed in PILOT_SEEDS
-                if s.learning_rates == "tuned"
+                for scale in (rates.tried(size, name) if s.pilots else ())
+                for seed in pilots[size]
             ]
         elif role == "final":
             wanted = [
-                (name, size, chosen.get((size, name), 1.0), seed)
+                (name, size, self._scale(name, rates.scale(size, name)), seed)
                 for name in s.strategies
                 for size in s.per_class
-                for seed in s.seeds
+                for seed in self._seeds(name, size, s.seeds)
             ]
         elif role == "sweep":
             wanted = [
@@ -151,10 +182,10 @@ class Params:
             ]
         else:
             wanted = [
-                (name, size, chosen.get((size, self.ablations[name].of), 1.0), seed)
+                (name, size, self._scale(name, rates.scale(size, self.ablations[name].of)), seed)
                 for name in s.ablations
                 for size in s.per_class
-                for seed in s.ablation_seeds[name]
+                for seed in self._seeds(name, size, s.ablation_seeds[name])
             ]
         return tuple(
             Cell(study, role, name, size, scale, seed)
@@ -162,30 +193,36 @@ class Params:
             if strategy is None or strategy == name
         )
 
+    def _scale(self, name: str, scale: float) -> float:
+        return 1.0 if self.strategy(name).closed_form else scale
+
+    def _seeds(self, name: str, size: int, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        return seeds[:1] if size == ALL and self.strategy(name).closed_form else seeds
+
 
 # --- what the file may hold -----------------------------------------------------------------------------------------
 
 
-def _rate(value: Any, what: str = "learning rate") -> float:
+def _rate(value: Any, what: str = "learning rate", or_else: str = "") -> float:
     if isinstance(value, str):
-        raise ValueError(_text(value))
+        raise ValueError(_text(value, or_else))
     try:
         rate = math.nan if isinstance(value, bool) else float(value)
     except (OverflowError, TypeError):
         rate = math.nan
     if not (math.isfinite(rate) and rate > 0):
-        raise ValueError(f"{value!r} is no {what}; give a number above 0, such as 1.0e-4")
+        raise ValueError(f"{value!r} is no {what}; give {or_else}a number above 0, such as 1.0e-4")
     return rate
 
 
-def _text(value: str) -> str:
+def _text(value: str, or_else: str = "") -> str:
     """What to say of a number that came as text: YAML takes 1e-4 for text, and whatever stands in quotes."""
     try:
         number = Decimal(value)  # exact: the advice must not change the value
     except InvalidOperation:
         number = Decimal("nan")
     if not number.is_finite():
-        return f"{value!r} is text; give a number, such as 1.0e-4"
+        return f"{value!r} is text; give {or_else}a number, such as 1.0e-4"
     digits, _, exponent = f"{number:e}".partition("e")
     meant = f"{digits if '.' in digits else f'{digits}.0'}e{exponent}"
     return f"{value!r} is text; YAML needs a decimal point and no quotes: write {meant}"
@@ -222,32 +259,67 @@ class _Phase(_Block):
 
 
 class _Strategy(_Block):
-    phases: Annotated[list[_Phase], Field(min_length=1)]
+    phases: list[_Phase] = Field(default_factory=list)
     weights: Weights = "pretrained"
-    batch_norm: BatchNorm = "train"
+    batch_norm: BatchNorm | None = None  # None: frozen where there is something to keep
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     augmentation: Augmentation = "flip"
     normalisation: Normalisation = "own"
     frozen_groups: FrozenGroups = "frozen"
+    learn: Learn = "all"
+    head: Head = "linear"
+    crop: Crop = "own"
+    interpolate: Annotated[float, Field(ge=0, le=1)] = 0.0
+    default: bool = True
 
     @field_validator("phases")
     @classmethod
     def _whole(cls, phases: list[_Phase]) -> list[_Phase]:
         total = sum(phase.share for phase in phases)
-        if not math.isclose(total, 1, abs_tol=1e-6):
+        if phases and not math.isclose(total, 1, abs_tol=1e-6):
             raise ValueError(f"the shares sum to {total:g}; they must sum to 1")
         return phases
+
+    @model_validator(mode="after")
+    def _sound(self) -> _Strategy:
+        """What is no experiment: settings that exclude each other, or that nothing would read."""
+        closed = self.head != "linear"
+        learning = [set(phase.plain().rates) for phase in self.phases]
+        if closed and self.phases:
+            raise ValueError(f"head {self.head} is computed, not trained; leave out phases")
+        if not closed and not self.phases:
+            raise ValueError("phases: missing; give at least one, such as [{share: 1, lr: {head: 1.0e-3}}]")
+        if closed and (self.dropout or self.weights == "none" or self.frozen_groups != "frozen"):
+            raise ValueError(f"head {self.head} is computed on the features of pretrained weights; give nothing else")
+        if self.weights == "none" and self.batch_norm == "frozen":
+            raise ValueError("batch_norm frozen with weights none would keep statistics that nothing was learnt from")
+        if self.learn == "norms" and self.resolved == "frozen":
+            raise ValueError("learn norms with batch_norm frozen leaves the head alone; give statistics_fixed or train")
+        if self.interpolate and not ({"head"} in learning and learning[-1] != {"head"}):
+            raise ValueError(
+                "interpolate goes back to the end of a phase in which the head learns alone; there is none"
+            )
+        return self
+
+    @property
+    def resolved(self) -> BatchNorm:
+        """What BatchNorm of the learning groups does where nothing is said."""
+        return self.batch_norm or ("frozen" if self.weights == "pretrained" else "train")
 
     def plain(self, name: str) -> Strategy:
         return Strategy(
             name,
             tuple(phase.plain() for phase in self.phases),
             self.weights,
-            self.batch_norm,
+            self.resolved,
             self.dropout,
             self.augmentation,
             self.normalisation,
             self.frozen_groups,
+            self.learn,
+            self.head,
+            self.crop,
+            self.interpolate,
         )
 
 
@@ -262,25 +334,41 @@ class _Published(_Block):
     source: str
 
 
+class _About(_Block):
+    source: str = ""
+    notes: list[str] = Field(default_factory=list)
+    published: list[_Published] = Field(default_factory=list)
+
+    def plain(self) -> About:
+        published = tuple(Published(entry.accuracy, entry.what, entry.source) for entry in self.published)
+        return About(self.source, tuple(self.notes), published)
+
+
 class _Study(_Block):
     dataset: Any  # _dataset reads it
-    backbone: str
+    backbone: Any  # _backbone reads it
     resolution: Annotated[int, Field(ge=32, le=1024)]
     per_class: list[int] = Field(min_length=1)
     seeds: int | list[int]
     epochs: Annotated[int, Field(ge=1)]
-    learning_rates: Literal["textbook", "tuned"]
+    learning_rates: Any
+    rates_from: str | None = None
+    precision: Precision | None = None
+    judge_by: Metric | None = None
+    test_images: Annotated[int, Field(ge=2)] | None = None
     sweep: dict[str, list[Any]] = Field(default_factory=dict)
     ablations: list[str] = Field(default_factory=list)
     batch_size: Annotated[int, Field(ge=2)] = 32
-    watched: Annotated[int, Field(ge=0, le=500)] = 500
+    watched: Annotated[int, Field(ge=0, le=500)] = 200
     sweep_seeds: int | None = None
     ablation_seeds: Any = None  # _ablation_seeds reads it
     lr_finder_seeds: int = 0
     strategies: Annotated[list[str], Field(min_length=1)] | None = None
-    published: list[_Published] = Field(default_factory=list)
-    source: str = ""
-    notes: list[str] = Field(default_factory=list)
+
+    @field_validator("learning_rates")
+    @classmethod
+    def _words_or_scale(cls, given: Any) -> Any:
+        return given if given in ("textbook", "tuned") else _rate(given, "lr_scale", "textbook, tuned or ")
 
     @field_validator("per_class", mode="before")
     @classmethod
@@ -307,6 +395,7 @@ class _File(_Block):
     studies: Annotated[dict[str, _Study], Field(min_length=1)]
     strategies: Annotated[dict[str, _Strategy], Field(min_length=1)]
     ablations: dict[str, _Ablation] = Field(default_factory=dict)
+    about: dict[str, _About] = Field(default_factory=dict)
 
 
 # --- reading --------------------------------------------------------------------------------------------------------
@@ -367,7 +456,7 @@ def _sentences(error: ValidationError) -> Iterable[str]:
         elif wrong == "missing":
             yield f"{key}: missing; it has to be given"
         elif wrong == "value_error":
-            yield f"{key}: {detail['ctx']['error']}"
+            yield f"{key}: {detail['ctx']['error']}" if key else str(detail["ctx"]["error"])
         elif wrong == "model_type":
             yield f"{key or 'all of it'}: {value!r} is not right: give a block with {', '.join(_keys((*where, '')))}"
         elif wrong == "too_short":
@@ -380,7 +469,12 @@ def _sentences(error: ValidationError) -> Iterable[str]:
 
 def _keys(where: Sequence[int | str]) -> list[str]:
     """The keys of the block that holds the last part of `where`."""
-    blocks: dict[int | str, type[_Block]] = {"studies": _Study, "strategies": _Strategy, "ablations": _Ablation}
+    blocks: dict[int | str, type[_Block]] = {
+        "studies": _Study,
+        "strategies": _Strategy,
+        "ablations": _Ablation,
+        "about": _About,
+    }
     block = _Phase if "phases" in where else blocks.get(where[0], _File) if len(where) == 3 else _File
     return list(block.model_fields)
 
@@ -405,11 +499,32 @@ def _checked(file: _File) -> Params:
     ablations = {name: _ablation(name, block, file.strategies) for name, block in file.ablations.items()}
     for name in sorted(set(strategies) & set(ablations)):
         raise ParamsError(f"ablations.{name}: a strategy has this name already; choose another")
-    studies = {name: _study(name, block, strategies, ablations) for name, block in file.studies.items()}
+    default = tuple(name for name, block in file.strategies.items() if block.default)
+    studies = {name: _study(name, block, strategies, default, ablations) for name, block in file.studies.items()}
+    for study in studies.values():
+        _check_inheritance(study, studies, strategies)
+    for name in file.about:
+        _known("about", name, "study", studies)
     for position, name in enumerate(file.active):
         _known(f"active[{position}]", name, "study", studies)
     _once("active", file.active)
-    return Params(tuple(file.active), studies, strategies, ablations)
+    about = {name: file.about.get(name, _About()).plain() for name in studies}
+    return Params(tuple(file.active), studies, strategies, default, ablations, about)
+
+
+def _check_inheritance(study: Study, studies: Mapping[str, Study], strategies: Mapping[str, Strategy]) -> None:
+    key, other = f"studies.{study.name}.rates_from", study.rates_from
+    if other is None:
+        return
+    _known(key, other, "study", studies)
+    if study.learning_rates != "tuned":
+        raise ParamsError(f"{key}: learning_rates is {study.learning_rates!r}; only tuned rates are taken from a study")
+    if not studies[other].pilots:
+        raise ParamsError(f"{key}: study '{other}' does not tune its own rates; name one that does")
+    rated = [name for name in study.strategies if not strategies[name].closed_form]
+    absent = [name for name in rated if name not in studies[other].strategies]
+    if absent:
+        raise ParamsError(f"{key}: study '{other}' tunes no {', '.join(absent)}; leave it out or add it there")
 
 
 def _folder_name(key: str, name: str) -> None:
@@ -426,21 +541,25 @@ def _ablation(name: str, block: _Ablation, strategies: Mapping[str, _Strategy]) 
         raise ParamsError(f"{key}.set: {len(block.set)} keys are changed; an ablation changes exactly one")
     ((changed, value),) = block.set.items()
     _known(f"{key}.set", changed, "key", _Strategy.model_fields)
-    base = strategies[block.of].model_dump()
+    base = {**strategies[block.of].model_dump(), "batch_norm": strategies[block.of].resolved}
     try:
         strategy = _Strategy.model_validate({**base, changed: value}).plain(name)
     except ValidationError as error:
-        raise ParamsError("; ".join(f"{key}.set.{sentence}" for sentence in _sentences(error))) from None
+        raise ParamsError("; ".join(f"{key}.set: {sentence}" for sentence in _sentences(error))) from None
     if replace(strategy, name=block.of) == strategies[block.of].plain(block.of):
         raise ParamsError(f"{key}.set.{changed}: {value!r} is what {block.of} has already; nothing would change")
     return Ablation(block.of, strategy)
 
 
-def _study(name: str, block: _Study, strategies: Mapping[str, Strategy], ablations: Mapping[str, Ablation]) -> Study:
-    from pipeline.backbones import REGISTRY as BACKBONES
-
+def _study(
+    name: str,
+    block: _Study,
+    strategies: Mapping[str, Strategy],
+    default: tuple[str, ...],
+    ablations: Mapping[str, Ablation],
+) -> Study:
     key = f"studies.{name}"
-    _known(f"{key}.backbone", block.backbone, "backbone", BACKBONES)
+    backbone, weights = _backbone(f"{key}.backbone", block.backbone)
     for position, strategy in enumerate(block.strategies or ()):
         _known(f"{key}.strategies[{position}]", strategy, "strategy", strategies)
     for swept in block.sweep:
@@ -457,22 +576,32 @@ def _study(name: str, block: _Study, strategies: Mapping[str, Strategy], ablatio
     for pilot in PILOT_SEEDS:
         if pilot in seeds:
             raise ParamsError(f"{key}.seeds: {block.seeds!r} holds {pilot}, a pilots' seed; choose seeds without it")
-    trained = tuple(block.strategies or strategies)
+    trained = tuple(block.strategies or default)
     plain = {**strategies, **{ablation: entry.strategy for ablation, entry in ablations.items()}}
     for used in (*trained, *block.sweep, *block.ablations):
-        try:
-            epochs_of_phases([phase.share for phase in plain[used].phases], block.epochs)
-        except ValueError as error:
-            raise ParamsError(f"{key}.epochs: {used}: {error}") from None
+        _check_fit(key, plain[used], backbone, block.epochs)
+    for swept in block.sweep:
+        if plain[swept].closed_form:
+            raise ParamsError(f"{key}.sweep: {swept} has no rate to sweep; its head is computed")
+    for ablation in block.ablations:
+        if ablations[ablation].of not in trained:
+            raise ParamsError(
+                f"{key}.ablations: {ablation} changes {ablations[ablation].of}, which is not trained here"
+            )
     return Study(
         name=name,
         dataset=_dataset(f"{key}.dataset", block.dataset),
-        backbone=block.backbone,
+        backbone=backbone,
+        weights=weights,
         resolution=block.resolution,
         per_class=tuple(block.per_class),
         seeds=seeds,
         epochs=block.epochs,
         learning_rates=block.learning_rates,
+        rates_from=block.rates_from,
+        precision=block.precision,
+        judge_by=block.judge_by,
+        test_images=block.test_images,
         sweep={swept: _scales(f"{key}.sweep.{swept}", tried) for swept, tried in block.sweep.items()},
         ablations=tuple(block.ablations),
         batch_size=block.batch_size,
@@ -481,10 +610,38 @@ def _study(name: str, block: _Study, strategies: Mapping[str, Strategy], ablatio
         ablation_seeds=_ablation_seeds(f"{key}.ablation_seeds", block, seeds),
         lr_finder_seeds=_first(f"{key}.lr_finder_seeds", block.lr_finder_seeds, seeds) if block.lr_finder_seeds else (),
         strategies=trained,
-        published=tuple(Published(entry.accuracy, entry.what, entry.source) for entry in block.published),
-        source=block.source,
-        notes=tuple(block.notes),
     )
+
+
+def _backbone(key: str, given: Any) -> tuple[str, str | None]:
+    """The name of a backbone, and the file of the user's own weights where one is given."""
+    block = given if isinstance(given, dict) else {"name": given}
+    for option in block:
+        _known(key, str(option), "option", ("name", "weights"))
+    name, weights = block.get("name"), block.get("weights")
+    if not isinstance(name, str) or not (weights is None or isinstance(weights, str)):
+        raise ParamsError(
+            f"{key}: {given!r} is not right; give a name, or {{name: resnet18, weights: path.safetensors}}"
+        )
+    _known(key, name, "backbone", BACKBONES)
+    return name, weights
+
+
+def _check_fit(key: str, strategy: Strategy, backbone: str, epochs: int) -> None:
+    """Whether a strategy means anything on a backbone, and its phases fit into the epochs."""
+    norm = BACKBONES[backbone]
+    if norm != "batch" and strategy.weights == "pretrained" and strategy.batch_norm == "train":
+        raise ParamsError(f"{key}.strategies: {strategy.name} trains BatchNorm, and {backbone} has none; leave it out")
+    if norm == "none" and strategy.learn == "norms":
+        raise ParamsError(
+            f"{key}.strategies: {strategy.name} trains normalisation layers, and {backbone} has none; leave it out"
+        )
+    if strategy.closed_form:
+        return
+    try:
+        epochs_of_phases([phase.share for phase in strategy.phases], epochs)
+    except ValueError as error:
+        raise ParamsError(f"{key}.epochs: {strategy.name}: {error}") from None
 
 
 def _dataset(key: str, given: Any) -> DatasetSpec:

@@ -77,7 +77,8 @@ class Mirror:
         self.client: Any = None
         self.unavailable = False
         self.experiments: dict[str, str] = {}
-        self.present: dict[str, dict[str, tuple[str, bool]]] = {}  # experiment: fingerprint: run id, finished
+        # experiment: (run's name, fingerprint): run id, finished; the same training may stand under two names
+        self.present: dict[str, dict[tuple[str, str], tuple[str, bool]]] = {}
 
     def __enter__(self) -> Mirror:
         return self
@@ -112,14 +113,14 @@ class Mirror:
 
     def _mirror(self, run: MirroredRun) -> Outcome:
         experiment = self._experiment(run)
-        known, key = self.present[experiment], run.tags["fingerprint"]
+        known, key = self.present[experiment], (run.name, run.tags["fingerprint"])
         if key in known:
             run_id, finished = known[key]
             if finished:
                 return "present"
             self.client.delete_run(run_id)
         for old in self._same_cell(experiment, run):
-            if old.data.tags.get("fingerprint") == key and old.info.status == "FINISHED":  # another writer's, since
+            if old.data.tags.get("fingerprint") == key[1] and old.info.status == "FINISHED":  # another writer's, since
                 self.present[experiment][key] = old.info.run_id, True
                 return "present"
             self.client.delete_run(old.info.run_id)
@@ -139,7 +140,10 @@ class Mirror:
             self.client.set_experiment_tag(made, "mlflow.experimentKind", "custom_model_development")
             self.experiments[run.experiment] = made
             self.present[made] = {
-                entry.data.tags["fingerprint"]: (entry.info.run_id, entry.info.status == "FINISHED")
+                (entry.info.run_name, entry.data.tags["fingerprint"]): (
+                    entry.info.run_id,
+                    entry.info.status == "FINISHED",
+                )
                 for entry in self._search(made, "")
                 if "fingerprint" in entry.data.tags
             }

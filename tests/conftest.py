@@ -23,12 +23,12 @@ def _one_thread() -> None:
 
 
 def some_images(count: int, first: int, pixels: int = 32) -> Images:
-    """Random images of two classes that differ in brightness, at positions `first`, `first` + 1, …"""
+    """Random images of two classes that differ in brightness, with keys `first`, `first` + 1, …"""
     generator = torch.Generator().manual_seed(first)
     labels = torch.arange(count) % 2
     noise = torch.randint(0, 128, (count, 3, pixels, pixels), generator=generator)
     values = (noise + 96 * labels.view(-1, 1, 1, 1)).to(torch.uint8)
-    return Images(values.contiguous(memory_format=torch.channels_last), labels, np.arange(first, first + count))
+    return Images(values.contiguous(memory_format=torch.channels_last), labels, np.arange(first, first + count, dtype=np.uint64))
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def task() -> Callable[..., Task]:
             "epochs": epochs,
             "batch_size": 5,
             "classes": 2,
-            "dataset_images": 64,
+            "precision": "float32",
             "train": some_images(12, 0),
             "watched": some_images(6, 12),
             "judged": some_images(10, 18),
@@ -57,7 +57,7 @@ def task() -> Callable[..., Task]:
 
 
 STRATEGIES = (
-    Strategy("scratch", (Phase(1, ALL),), weights="none"),
+    Strategy("scratch", (Phase(1, ALL),), weights="none", batch_norm="train"),
     Strategy("feature_extraction", (Phase(1, HEAD),)),
     Strategy("last_block", (Phase(1, {"stage4": 1e-3, **HEAD}),)),
     Strategy("fine_tune", (Phase(1, {**ALL, **HEAD}),)),
@@ -67,6 +67,8 @@ STRATEGIES = (
         (Phase(0.25, HEAD), Phase(0.25, {"stage4": 1e-3, **HEAD}), Phase(0.5, {**ALL, **HEAD})),
     ),
     Strategy("lp_ft", (Phase(0.5, HEAD), Phase(0.5, ALL))),
+    Strategy("norm_only", (Phase(1, ALL),), learn="norms", batch_norm="statistics_fixed"),
+    Strategy("fine_tune_batch_norm_train", (Phase(1, ALL),), batch_norm="train"),
 )
 
 

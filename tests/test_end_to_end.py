@@ -5,20 +5,22 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
-import torch
+from PIL import Image
 
-from pipeline import datasets, runs, subsets
-from pipeline.backbones import REGISTRY
-from pipeline.strategies import Cell, Phase, Strategy
-from pipeline.training import Images, Task, train
+from pipeline import runs
+from pipeline.tuning import GRID
 from tests.conftest import write_image_folder
 
 ROOT = Path(__file__).parent.parent
@@ -34,15 +36,17 @@ studies:
     seeds: 2
     epochs: 2
     learning_rates: textbook
-    strategies: [feature_extraction, fine_tune] # not the third: its stage has nothing to do
+    strategies: [feature_extraction, fine_tune, lda] # not the last: its stage has nothing to do
     watched: 4
-    source: squares that a test has drawn
     sweep: {fine_tune: [100, 1]}
 strategies:
   feature_extraction: {phases: [{share: 1, lr: {head: 1.0e-3}}]}
-  fine_tune: {phases: [{share: 1, lr: {all: 1.0e-4, head: 1.0e-3}}]}
-  last_block: {phases: [{share: 1, lr: {stage4: 1.0e-4, head: 1.0e-3}}]}
+  fine_tune: {phases: [{share: 1, lr: {all: 1.0e-4}}]}
+  lda: {head: lda}
+  last_block: {phases: [{share: 1, lr: {stage4: 1.0e-4, head: 1.0e-4}}]}
 ablations: {}
+about:
+  tiny: {source: squares that a test has drawn}
 """
 
 
@@ -93,14 +97,26 @@ def project(tmp_path: Path) -> Path:
     return folder
 
 
+def stored_runs(place: Path) -> list[Path]:
+    """The finished runs of a strategy."""
+    return sorted(place.glob("[!.]*_seed*.zip"))
+
+
 def run_bytes(folder: Path) -> dict[str, bytes]:
-    """Every file of the run store but the manifests, which hold times."""
-    files = (folder / "results").rglob("*")
-    return {
-        str(file.relative_to(folder)): file.read_bytes()
-        for file in files
-        if file.is_file() and file.name not in ("manifest.json", ".lock")
-    }
+    """Every member of every stored run but the manifests, which hold times."""
+    contents = {}
+    for file in (folder / "results").rglob("[!.]*_seed*.zip"):
+        with zipfile.ZipFile(file) as run:
+            for member in set(run.namelist()) - {"manifest.json"}:
+                contents[f"{file.relative_to(folder)}/{member}"] = run.read(member)
+    return contents
+
+
+def manifest(file: Path) -> dict[str, Any]:
+    """Where, when and with what a run was made."""
+    with zipfile.ZipFile(file) as run:
+        content: dict[str, Any] = json.loads(run.read("manifest.json"))
+        return content
 
 
 @pytest.mark.slow
@@ -110,12 +126,13 @@ def test_dvc_repro_leaves_tables_a_report_and_mirrored_runs_and_repeats_only_wha
     reports = project / "reports" / "tiny"
     with (reports / "runs.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 2 * 2 * 2
+    assert len(rows) == 3 * 2 * 2
     assert {row["status"] for row in rows} == {"ok"}
     assert len((reports / "sweep.csv").read_text().splitlines()) == 1 + 2 * 2 * 2
     assert (reports / "lr_suggestions.csv").read_text().splitlines()[1:] == []  # the study asks for no range test
     assert json.loads((project / "results" / "tiny" / "rates.json").read_text()) == {
-        size: {"feature_extraction": 1.0, "fine_tune": 1.0} for size in ("3", "6")
+        size: {name: {"lr_scale": 1.0, "tried": {}} for name in ("feature_extraction", "fine_tune")}
+        for size in ("3", "6")
     }
     report = (reports / "report.md").read_text()
     for heading in ("Forest plot", "Claims", "Limits", "How to cite"):
@@ -126,7 +143,7 @@ def test_dvc_repro_leaves_tables_a_report_and_mirrored_runs_and_repeats_only_wha
 
     report_bytes = {file.name: file.read_bytes() for file in reports.rglob("*") if file.is_file()}
     again = command("dvc", "repro", folder=project)
-    assert "Data and pipelines are up to date" in again.stdout + again.stderr
+    assert (again.stdout + again.stderr).count("Running stage") == 1  # `prepare` always looks at the images
     command(sys.executable, "-m", "analysis.report", "tiny", folder=project)
     assert {file.name: file.read_bytes() for file in reports.rglob("*") if file.is_file()} == report_bytes
 
@@ -135,6 +152,41 @@ def test_dvc_repro_leaves_tables_a_report_and_mirrored_runs_and_repeats_only_wha
     pending = command("dvc", "status", folder=project).stdout
     assert "train@tiny-feature_extraction" in pending
     assert "train@tiny-fine_tune" not in pending
+
+
+@pytest.mark.slow
+def test_changed_images_are_noticed_and_a_changed_note_trains_nothing(project: Path) -> None:
+    command("dvc", "repro", folder=project)
+    reports, before = project / "reports" / "tiny", run_bytes(project)
+    (project / "params.yaml").write_text(PARAMS.replace("squares that a test", "little squares that a test"))
+    noted = command("dvc", "repro", folder=project)
+    ran = re.findall(r"Running stage '(\w+)", noted.stdout + noted.stderr)
+    assert ran == ["prepare", "collect", "report"]
+    assert "little squares that a test has drawn" in (reports / "report.md").read_text()
+    assert run_bytes(project) == before
+
+    old = (reports / "report.md").read_text()
+    for image in (project / "images" / "test" / "dark").iterdir():  # what was dark is bright now
+        pixels = np.asarray(Image.open(image)) // 2 + 120
+        Image.fromarray(pixels.astype(np.uint8)).save(image)
+    changed = command("dvc", "repro", folder=project)
+    ran = re.findall(r"Running stage '(\w+)", changed.stdout + changed.stderr)
+    assert {"prepare", "subset", "train", "collect", "report"} <= set(ran)
+    assert (reports / "report.md").read_text() != old
+
+
+def test_a_renamed_folder_and_another_encoding_keep_their_runs(project: Path) -> None:
+    lines = ("prepare tiny", "subset tiny", "tune tiny", "train tiny fine_tune")
+    run_stages(*lines, folder=project)
+    place = project / "results" / "tiny" / "final" / "fine_tune"
+    written = {path: path.stat().st_mtime_ns for path in stored_runs(place)}
+    (project / "images").rename(project / "pictures")
+    for image in (project / "pictures" / "train" / "dark").iterdir():
+        Image.open(image).save(image.with_suffix(".bmp"))
+        image.unlink()
+    (project / "params.yaml").write_text(PARAMS.replace("folder: images, name: squares", "folder: pictures, name: b"))
+    run_stages(*lines, folder=project)
+    assert {path: path.stat().st_mtime_ns for path in stored_runs(place)} == written
 
 
 @pytest.mark.slow
@@ -147,11 +199,11 @@ def test_a_killed_stage_goes_on_where_it_was_and_ends_with_the_same_bytes(projec
     )
     place = project / "results" / "tiny" / "final" / "fine_tune"
     deadline = time.monotonic() + 60
-    while not list(place.glob("[!.]*_seed*")) and time.monotonic() < deadline:
+    while not stored_runs(place) and time.monotonic() < deadline:
         time.sleep(0.02)
     os.kill(killed.pid, signal.SIGKILL)
     killed.wait()
-    kept = {path.name: path.stat().st_mtime_ns for path in place.glob("[!.]*_seed*")}
+    kept = {path.name: path.stat().st_mtime_ns for path in stored_runs(place)}
     assert 1 <= len(kept) < 4
 
     command(*arguments, folder=project, workers=2)
@@ -167,19 +219,19 @@ def test_heads_that_trained_together_are_trained_again_together(project: Path) -
     train_heads = "train tiny feature_extraction"
     run_stages("prepare tiny", "subset tiny", "tune tiny", train_heads, folder=project)
     place = project / "results" / "tiny" / "final" / "feature_extraction"
-    written = {path.name: path.stat().st_mtime_ns for path in place.glob("[!.]*_seed*")}
+    written = {path.name: path.stat().st_mtime_ns for path in stored_runs(place)}
     before = run_bytes(project)
-    broken = next(place.glob("3-a-class_x1_seed0_*"))
-    shutil.rmtree(broken)
+    next(place.glob("3-a-class_x1_seed0_*")).unlink()
     run_stages(train_heads, folder=project)
     assert run_bytes(project) == before
-    again = {path.name for path in place.glob("[!.]*_seed*") if path.stat().st_mtime_ns != written[path.name]}
+    again = {path.name for path in stored_runs(place) if path.stat().st_mtime_ns != written[path.name]}
     assert again == {name for name in written if name.startswith("3-a-class")}  # the other size had its own group
 
     (project / "params.yaml").write_text(PARAMS.replace("seeds: 2", "seeds: 3"))
     run_stages("subset tiny", "tune tiny", train_heads, folder=project)  # a third seed changes the company
-    assert len(list(place.glob("[!.]*_seed*"))) == 2 * 3
-    assert not {path.name for path in place.glob("[!.]*_seed*")} & set(written)
+    new = {path.name for path in stored_runs(place)} - set(written)
+    assert len(new) == 2 * 3
+    assert set(written) <= {path.name for path in stored_runs(place)}  # runs of other inputs stay
 
 
 def test_a_cell_that_was_trained_under_another_name_takes_that_run_and_it_has_the_same_bytes(project: Path) -> None:
@@ -190,12 +242,16 @@ def test_a_cell_that_was_trained_under_another_name_takes_that_run_and_it_has_th
     assert done.stderr.count("the same training as a run that is there") == len(trained) == 4
     taken = {path.name.rpartition("_")[0]: path for path in final.glob("*_x1_seed*")}
     assert taken.keys() == trained.keys()
+    contents = run_bytes(project)
     for name, place in taken.items():
-        for file in ("history.csv", "drift.csv", "predictions.npz"):
-            assert (place / file).read_bytes() == (trained[name] / file).read_bytes()
-        made, told = (json.loads((of / "manifest.json").read_text()) for of in (trained[name], place))
+        made, told = manifest(trained[name]), manifest(place)
         assert told["provenance"] == made["provenance"]  # where and when the run was made
-        assert json.loads((place / "summary.json").read_text())["cell"]["role"] == "final"
+        assert told["fingerprint"] == made["fingerprint"]
+        own = f"{place.relative_to(project)}/"
+        for file, content in contents.items():
+            if file.startswith(own) and not file.endswith("summary.json"):
+                assert content == contents[file.replace(own, f"{trained[name].relative_to(project)}/")]
+        assert json.loads(contents[f"{own}summary.json"])["cell"]["role"] == "final"
     run_stages("train tiny feature_extraction", "collect tiny", folder=project)
     provenance = json.loads((project / "reports" / "tiny" / "provenance.json").read_text())
     cells = sum(environment["cells"] for environment in provenance["environments"])
@@ -213,7 +269,7 @@ def test_range_tests_are_kept_and_only_missing_ones_are_made(project: Path) -> N
     run_stages("prepare tiny", "subset tiny", "tune tiny", "lr_finder tiny", folder=project, workers=2)
     place = project / "results" / "tiny" / "lr_finder"
     contents = {path.name: path.read_bytes() for path in place.glob("*.json")}
-    assert sorted(contents) == [
+    assert sorted(contents) == [  # none of `lda`, which has no rate
         f"{strategy}_6-a-class_seed{seed}.json" for strategy in ("feature_extraction", "fine_tune") for seed in (0, 1)
     ]
     broken = place / "fine_tune_6-a-class_seed1.json"
@@ -234,12 +290,13 @@ def test_range_tests_are_kept_and_only_missing_ones_are_made(project: Path) -> N
     assert "## LR finder" in (project / "reports" / "tiny" / "report.md").read_text()
 
 
-def test_a_second_writer_is_refused_while_the_first_trains(project: Path) -> None:
-    run_stages("prepare tiny", "subset tiny", folder=project)
-    with runs.lock(project / "results", "tiny"):
+def test_a_second_writer_of_a_strategy_is_refused_and_one_of_another_is_not(project: Path) -> None:
+    run_stages("prepare tiny", "subset tiny", "tune tiny", folder=project)
+    with runs.lock(project / "results", "tiny", "sweep", "fine_tune"):
         second = run_stages("sweep tiny", folder=project, check=False)
+        run_stages("train tiny feature_extraction", folder=project)
     assert second.returncode == 1
-    assert f"is being trained by process {os.getpid()}" in second.stderr
+    assert str(os.getpid()) in second.stderr
 
 
 def test_a_stage_run_by_hand_refuses_images_and_subsets_made_for_other_parameters(project: Path) -> None:
@@ -266,39 +323,34 @@ def test_more_images_than_there_are_are_refused_before_decoding(project: Path) -
 
 
 @pytest.mark.slow
-def test_tuning_chooses_rates_on_pilot_seeds_and_final_runs_use_them(project: Path) -> None:
-    tuned = PARAMS.replace("textbook", "tuned").replace("[3, 6]", "[all]").replace("sweep: {fine_tune: [100, 1]}", "")
-    (project / "params.yaml").write_text(tuned.replace("[feature_extraction, fine_tune]", "[feature_extraction]"))
-    run_stages("prepare tiny", "subset tiny", "tune tiny", "train tiny feature_extraction", folder=project)
-    scale = json.loads((project / "results" / "tiny" / "rates.json").read_text())["0"]["feature_extraction"]
-    assert scale in (0.1, 0.3, 1, 3, 10)
-    assert len(list((project / "results/tiny/pilot/feature_extraction").glob("*_seed100[01]_*"))) == 10
-    finals = list((project / "results/tiny/final/feature_extraction").glob(f"all-images_x{scale:g}_seed*"))
+def test_tuning_climbs_on_pilot_seeds_and_final_runs_use_what_it_found(project: Path) -> None:
+    tuned = PARAMS.replace("textbook", "tuned").replace("[3, 6]", "[6]").replace("sweep: {fine_tune: [100, 1]}", "")
+    (project / "params.yaml").write_text(tuned)
+    lines = ("prepare tiny", "subset tiny", "tune tiny", "train tiny feature_extraction", "train tiny lda")
+    run_stages(*lines, folder=project, workers=2)
+    rates = json.loads((project / "results" / "tiny" / "rates.json").read_text())["6"]
+    assert set(rates) == {"feature_extraction", "fine_tune"}
+    assert list(map(float, rates["feature_extraction"]["tried"])) == list(GRID)  # heads: all at once
+    tried = sorted(map(float, rates["fine_tune"]["tried"]))
+    assert tried == list(GRID[GRID.index(tried[0]) : GRID.index(tried[-1]) + 1])
+    for chosen in rates.values():
+        scales = sorted(map(float, chosen["tried"]))
+        assert scales[0] < chosen["lr_scale"] < scales[-1] or chosen["lr_scale"] in (GRID[0], GRID[-1])
+    pilots = json.loads((project / "data" / "tiny" / "subsets.json").read_text())["pilots"]["6"]
+    assert len(stored_runs(project / "results/tiny/pilot/fine_tune")) == len(tried) * len(pilots)
+    finals = stored_runs(project / "results/tiny/final/feature_extraction")
+    scale = f"_x{rates['feature_extraction']['lr_scale']:g}_"
     assert len(finals) == 2
-
-
-@pytest.mark.slow
-def test_real_weights_learn_real_solar_cells_better_than_the_majority_class() -> None:
-    dataset = datasets.load("elpv", {})
-    preprocessing = REGISTRY["efficientnet_lite0"].preprocessing().at(64)
-    labels = torch.tensor([source.label for source in dataset.sources]).numpy()
-    count = sum(not source.test for source in dataset.sources)
-    pool = subsets.Pool(torch.arange(count).numpy(), labels[:count], dataset.classes, dataset.sha256)
-    drawn = subsets.draw(pool, 60, 0)
-
-    def images(indices: object) -> Images:
-        chosen = datasets.Dataset("", "", "", dataset.classes, tuple(dataset.sources[i] for i in indices))  # type: ignore[attr-defined]
-        pixels = torch.stack([torch.from_numpy(p.copy()) for p in datasets.decode(chosen, preprocessing, None, 2)])
-        return Images(pixels.permute(0, 3, 1, 2), torch.from_numpy(labels[indices]), indices)  # type: ignore[arg-type, index]
-
-    run = train(
-        Task(
-            Cell("real", "final", "feature_extraction", 60, 1.0, 0),
-            Strategy("feature_extraction", (Phase(1, {"head": 3e-3}),)),
-            "efficientnet_lite0", 64, 8, 32, 2, len(labels),
-            images(drawn), images(subsets.watched(pool, [drawn], 50)), images(torch.arange(count, len(labels)).numpy()),
-        ),
-        torch.device("cpu"),
-    )  # fmt: skip
-    assert run.judged.balanced_accuracy > 0.65
-    assert run.status == "ok"
+    assert all(scale in run.name for run in finals)
+    before = {run: run.stat().st_mtime_ns for run in (project / "results").rglob("*.zip")}
+    run_stages("tune tiny", folder=project)  # nothing is tried twice
+    assert {run: run.stat().st_mtime_ns for run in (project / "results").rglob("*.zip")} == before
+    heir = (
+        "  heir: {dataset: {folder: images}, backbone: efficientnet_lite0, resolution: 32, per_class: [all], seeds: 2, "
+    )
+    heir += "epochs: 2, learning_rates: tuned, rates_from: tiny, strategies: [fine_tune, lda]}\nstrategies:\n"
+    (project / "params.yaml").write_text(tuned.replace("strategies:\n", heir))
+    run_stages("prepare heir", "subset heir", "tune heir", "train heir lda", folder=project)
+    inherited = json.loads((project / "results" / "heir" / "rates.json").read_text())
+    assert inherited == {"0": {"fine_tune": {"lr_scale": rates["fine_tune"]["lr_scale"], "tried": {}}}}
+    assert len(stored_runs(project / "results/heir/final/lda")) == 1

@@ -9,10 +9,11 @@ import platform
 import shlex
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cache, cached_property
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -20,18 +21,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline import backbones, execution, heads, params, runs
-from pipeline.runs import Provenance, StoredRun
+from pipeline import activations, backbones, evaluation, execution, heads, params, runs, training
+from pipeline.runs import Provenance, RunStoreError, StoredRun
 from pipeline.stages import command, prepared
 from pipeline.stages.progress import Progress
-from pipeline.strategies import Cell, Role, Strategy, epochs_of_phases
+from pipeline.strategies import Cell, Metric, Precision, Role, Strategy, epochs_of_phases
 from pipeline.subsets import Indices, tuning_split
 from pipeline.tracking import DatasetInput, Mirror, MirroredRun, Point
-from pipeline.training import NUMERICS_VERSION, Images, Task
+from pipeline.training import NUMERICS_VERSION, Run, Task
+from pipeline.tuning import GRID, Rates
 
 LOG = logging.getLogger(__name__)
 
-PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow")
+PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow", "scikit-learn")
 RATES = "rates.json"
 
 
@@ -44,13 +46,52 @@ class Workbench:
         self.prepared = prepared.read(self.study)
         self.subsets = prepared.read_subsets(self.study, self.prepared.card.sha256)
         self.device = execution.device()
-        self._images: dict[str, Images] = {}
-        self._by_companions: dict[Role, Mapping[heads.Companions, tuple[Cell, ...]]] = {}
+        self._checksums: dict[bytes, str] = {}
+        self._together: dict[heads.Companions, tuple[Cell, ...]] = {}
+
+    @property
+    def about(self) -> params.About:
+        """What a reader of the study's report needs beside its numbers."""
+        return self.params.about[self.study.name]
+
+    @property
+    def precision(self) -> Precision:
+        """What cells compute in: as the study says, or as suits the device."""
+        return self.study.precision or training.default_precision(self.device)
+
+    @property
+    def judge_by(self) -> Metric:
+        """The accuracy that decides: as the study says, or as the test images' classes ask for."""
+        return self.study.judge_by or evaluation.judge_by(self.judged_class_counts)
+
+    @property
+    def judged_class_counts(self) -> tuple[int, ...]:
+        """How many test images of each class judge a run."""
+        labels = self.prepared.labels[self.subsets.judged].tolist()
+        return tuple(labels.count(label) for label in range(len(self.prepared.card.classes)))
+
+    @cached_property
+    def rates(self) -> Rates:
+        """What stage `tune` chose. Raises RunStoreError where it has not run for these strategies and sizes."""
+        place = rates_of(self.study.name)
+        try:
+            content = json.loads(place.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            content = {}
+        for size in self.study.per_class:
+            for name in self.study.strategies:
+                if not self.params.strategies[name].closed_form and name not in content.get(str(size), {}):
+                    raise RunStoreError(
+                        f"{place} has no rate of {name} at size {size}; `dvc repro` chooses it, "
+                        f"or `python -m pipeline.stages.tune {self.study.name}` does"
+                    )
+        given = self.study.learning_rates
+        return Rates(content, 1.0 if isinstance(given, str) else given)
 
     def declared(self, role: Role, strategy: str | None = None) -> tuple[Cell, ...]:
-        """The cells that the study declares, final ones and ablations at their tuned rates."""
-        scales = read_rates(self.study.name) if role in ("final", "ablation") else None
-        return self.params.cells(self.study.name, role, scales, strategy)
+        """The cells that the study declares: pilots as they were tried, final ones and ablations at the chosen rates."""
+        rates = Rates({}) if role == "sweep" else self.rates
+        return self.params.cells(self.study.name, role, rates, self.subsets.pilots, strategy)
 
     def strategy(self, cell: Cell) -> Strategy:
         """How a cell adapts the backbone, its rates scaled."""
@@ -60,46 +101,55 @@ class Workbench:
         """Which images a cell trains on, watches, and is judged on."""
         drawn = self.subsets.drawn[cell.per_class, cell.seed]
         if cell.role == "pilot":
-            trained_on, judged = tuning_split(drawn, self.prepared.labels[drawn])
+            trained_on, judged = tuning_split(self.prepared.pool, drawn, cell.seed)
             return trained_on, judged, judged
-        return drawn, self.subsets.watched, self.prepared.test
-
-    def images(self, indices: Indices) -> Images:
-        """Some images in memory; cells of a seed share them."""
-        key = indices.tobytes().hex()
-        return self._images.setdefault(key, self.prepared.images(indices))
+        return drawn, self.subsets.watched, self.subsets.judged
 
     def task(self, cell: Cell) -> Task:
         """All that training a cell depends on."""
-        trained_on, watched, judged = self.parts(cell)
-        return Task(
+        strategy = self.strategy(cell)
+        trained_on, watched, judged = (self.prepared.images(part, strategy.crop) for part in self.parts(cell))
+        task = Task(
             cell=cell,
-            strategy=self.strategy(cell),
+            strategy=strategy,
             backbone=self.study.backbone,
             resolution=self.study.resolution,
             epochs=self.study.epochs,
             batch_size=self.study.batch_size,
             classes=len(self.prepared.card.classes),
-            dataset_images=len(self.prepared.labels),
-            train=self.images(trained_on),
-            watched=self.images(watched),
-            judged=self.images(judged),
+            precision=self.precision,
+            train=trained_on,
+            watched=watched,
+            judged=judged,
+            activations=prepared.folder(self.study.name) / "activations",
+            weights_sha256=self.weights_sha256(cell),
         )
+        training.refuse_single_image_batches(task)
+        return task
 
     @cached_property
     def weights(self) -> tuple[Mapping[str, Tensor], str]:
         """The pretrained weights and their SHA-256, hashed anew in every process."""
-        return backbones.read_weights(backbones.REGISTRY[self.study.backbone].weights)
+        return backbones.read_weights(self._source)
+
+    @property
+    def weights_name(self) -> str:
+        """The pretrained weights as a report names them."""
+        return backbones.weights_name(self._source)
+
+    @property
+    def _source(self) -> backbones.Weights:
+        return backbones.weights_of(self.study.backbone, self.study.weights)
 
     def shared(self) -> dict[str, Any]:
         """The parameters that all cells of the study have in common."""
         study = self.study
         return {
-            "dataset": {"name": study.dataset.name, **study.dataset.options},
             "backbone": study.backbone,
             "resolution": study.resolution,
             "epochs": study.epochs,
             "batch_size": study.batch_size,
+            "precision": self.precision,
         }
 
     def weights_sha256(self, cell: Cell) -> str:
@@ -113,27 +163,32 @@ class Workbench:
         """
         if not heads.batchable(self.params.strategy(cell.strategy)):
             return ()
-        return self._companions(cell.role)[heads.companions(cell)]
-
-    def _companions(self, role: Role) -> Mapping[heads.Companions, tuple[Cell, ...]]:
-        if role not in self._by_companions:
-            found: dict[heads.Companions, tuple[Cell, ...]] = {}
-            for cell in self.declared(role):
-                found[heads.companions(cell)] = (*found.get(heads.companions(cell), ()), cell)
-            self._by_companions[role] = found
-        return self._by_companions[role]
+        key = heads.companions(cell)
+        if key not in self._together:
+            if cell.role == "pilot":  # heads try the whole grid at once, before anybody knows which scales count
+                seeds = self.subsets.pilots[cell.per_class]
+                found = [replace(cell, lr_scale=scale, seed=seed) for scale in GRID for seed in seeds]
+            else:
+                found = [other for other in self.declared(cell.role, cell.strategy) if heads.companions(other) == key]
+            self._together[key] = tuple(found)
+        return self._together[key]
 
     def inputs(self, cell: Cell) -> dict[str, Any]:
-        """Everything that can change a cell's result where it trains alone."""
-        trained_on, watched, judged = (self.prepared.ids_sha256(part) for part in self.parts(cell))
+        """Everything that can change the result of a cell that trains alone, and nothing else: no name, no path.
+
+        The seed alone feeds the random streams, and rates are in the strategy: cells that train the same under two
+        names have the same inputs.
+        """
+        trained_on, watched, judged = (self._ids_sha256(part) for part in self.parts(cell))
+        strategy = {key: value for key, value in asdict(self.strategy(cell)).items() if key != "name"}
         return {
-            "cell": asdict(cell),
+            "seed": cell.seed,
+            "strategy": strategy,
             "parameters": self.shared(),
-            "strategy": asdict(self.strategy(cell)),
-            "data_sha256": self.prepared.card.sha256,
+            "classes": len(self.prepared.card.classes),
             "images": {"train": trained_on, "watched": watched, "judged": judged},
             "weights_sha256": self.weights_sha256(cell),
-            "torch": _torch_release(),
+            "versions": _versions("torch", "timm", *(["scikit-learn"] if strategy["head"] == "lda" else [])),
             "device_kind": self.device.type,
             "numerics_version": NUMERICS_VERSION,
         }
@@ -143,6 +198,12 @@ class Workbench:
         together = [(other.lr_scale, other.seed) for other in self.together(cell)]
         return runs.fingerprint({**self.inputs(cell), **({"together": together} if together else {})})
 
+    def _ids_sha256(self, part: Indices) -> str:
+        key = part.tobytes()
+        if key not in self._checksums:
+            self._checksums[key] = self.prepared.ids_sha256(part)
+        return self._checksums[key]
+
     def stored(self, cell: Cell) -> StoredRun | None:
         """The run of a cell, if the store has it and it is whole."""
         return runs.read(command.RESULTS, cell, self.fingerprint(cell))
@@ -150,31 +211,24 @@ class Workbench:
     def twin(self, cell: Cell) -> StoredRun | None:
         """The run of a cell as another one has left it that trains the same under another name or role; None without.
 
-        A sweep that tries the tuned rate, say, repeats the final run. Which of them is trained depends on the order of
-        the stages, which DVC need not know: the numbers are the same.
+        A sweep that tries the chosen rate, say, repeats the final run. Which of them is trained depends on the order
+        of the stages, which DVC need not know: the numbers are the same.
         """
-        others = () if cell.role == "pilot" or self.together(cell) else self._twins.get(self.content(cell), ())
-        for other in others:
+        if cell.role == "pilot":
+            return None
+        for other in self._twins.get(self.fingerprint(cell), ()):
             if other != cell and (found := self.stored(other)) is not None:
-                return replace(found, run=replace(found.run, cell=cell), fingerprint=self.fingerprint(cell))
+                return replace(found, run=replace(found.run, cell=cell))
         return None
 
     @cached_property
     def _twins(self) -> Mapping[str, tuple[Cell, ...]]:
-        """The declared cells that train alone, by what they train."""
+        """The declared cells by what they train."""
         found: dict[str, tuple[Cell, ...]] = {}
         if rates_of(self.study.name).exists():  # else nobody knows yet what final runs and ablations are
             for cell in self.declared("final") + self.declared("sweep") + self.declared("ablation"):
-                if not self.together(cell):
-                    content = self.content(cell)
-                    found[content] = (*found.get(content, ()), cell)
+                found[self.fingerprint(cell)] = (*found.get(self.fingerprint(cell), ()), cell)
         return found
-
-    def content(self, cell: Cell) -> str:
-        """The fingerprint without the names: the seed alone feeds the random streams, and rates are in the strategy."""
-        inputs = self.inputs(cell)
-        strategy = {**inputs["strategy"], "name": ""}
-        return runs.fingerprint({**inputs, "cell": (cell.per_class, cell.seed), "strategy": strategy})
 
     def provenance(self, cell: Cell, commit: str, started: float) -> Provenance:
         """Where, when and with what a cell was trained."""
@@ -183,14 +237,14 @@ class Workbench:
             commit=commit,
             numerics_version=NUMERICS_VERSION,
             parameters_sha256=hashlib.sha256(json.dumps(self.shared(), sort_keys=True).encode()).hexdigest(),
-            data_sha256=self.prepared.card.sha256,
             weights_sha256=self.weights_sha256(cell),
+            precision=self.precision,
             device_kind=self.device.type,
-            torch=_torch_release(),
+            torch=_versions("torch")["torch"],
             device=_cpu() if on_cpu else torch.cuda.get_device_name(self.device),
             threads=execution.THREADS if on_cpu else torch.get_num_threads(),
             python=platform.python_version(),
-            versions={package: metadata.version(package) for package in PACKAGES},
+            versions=_versions(*PACKAGES),
             command=_command(),
             started=datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
         )
@@ -201,25 +255,29 @@ def complete(study: str, role: Role, strategy: str | None = None) -> None:
     bench = Workbench(study)
     cells = bench.declared(role, strategy)
     # DVC runs `train` for every strategy of params.yaml; for one that the study leaves out it, too, wants a folder.
-    places = {runs.folder(command.RESULTS, cell) for cell in cells} or {
-        command.RESULTS / study / role / (strategy or "")
-    }
-    with runs.lock(command.RESULTS, study):
-        for place in places:
-            place.mkdir(parents=True, exist_ok=True)
-            if not cells:
-                (place / ".gitkeep").touch()  # git and DVC both know files alone
-        runs.sweep_leftovers(command.RESULTS, study)
+    if not cells:
+        place = command.RESULTS / study / role / (strategy or "")
+        place.mkdir(parents=True, exist_ok=True)
+        (place / ".gitkeep").touch()  # git and DVC both know files alone
+    train_missing(bench, cells, f"{study} · {strategy or role}")
+
+
+def train_missing(bench: Workbench, cells: Sequence[Cell], title: str) -> None:
+    """Train those of some cells of one role that the run store lacks."""
+    with ExitStack() as locks:
+        for role, strategy in dict.fromkeys((cell.role, cell.strategy) for cell in cells):
+            locks.enter_context(runs.lock(command.RESULTS, bench.study.name, role, strategy))
+        runs.sweep_leftovers(command.RESULTS, bench.study.name)
         stored = {cell: bench.stored(cell) for cell in cells}
-        with Mirror() as mirror:
-            for run in stored.values():
-                if run is not None:
-                    mirror.add(as_mirrored(bench, run))
-            broken = {cell for cell, run in stored.items() if run is None}
-            missing = [cell for cell in cells if cell in broken or not broken.isdisjoint(bench.together(cell))]
-            missing = [cell for cell in missing if not _taken_from_twin(bench, cell, mirror)]
-            if missing:
-                _train(bench, missing, f"{study} · {strategy or role}", mirror)
+        mirror = locks.enter_context(Mirror())
+        for run in stored.values():
+            if run is not None:
+                mirror.add(as_mirrored(bench, run))
+        broken = {cell for cell, run in stored.items() if run is None}
+        missing = [cell for cell in cells if cell in broken or not broken.isdisjoint(bench.together(cell))]
+        missing = [cell for cell in missing if not _taken_from_twin(bench, cell, mirror)]
+        if missing:
+            _train(bench, missing, title, mirror)
 
 
 def _taken_from_twin(bench: Workbench, cell: Cell, mirror: Mirror) -> bool:
@@ -233,27 +291,74 @@ def _taken_from_twin(bench: Workbench, cell: Cell, mirror: Mirror) -> bool:
     return True
 
 
+Job = tuple[Cell, ...]  # cells that one worker trains together
+
+
 def _train(bench: Workbench, cells: Sequence[Cell], title: str, mirror: Mirror) -> None:
+    share(bench)
     commit, finished = command.commit(), 0
-    tasks = [bench.task(cell) for cell in cells]
-    state = bench.weights[0] if any(task.strategy.weights == "pretrained" for task in tasks) else None
-    epochs = dict.fromkeys(cells, 0)
+    _keep_activations(bench, cells, title)
+    jobs = _jobs(bench, cells)
+    epochs = dict.fromkeys(jobs, 0)
     with Progress(title, bench.study.epochs * len(cells), "epoch") as bar:
 
-        def watch(number: int, epoch: int) -> None:
-            cell = cells[number]
-            bar.advance(epoch - epochs[cell], f"{cell.size}, seed {cell.seed}, epoch {epoch}")
-            epochs[cell] = epoch
+        def watch(job: Job, done: int) -> None:
+            bar.advance(done - epochs[job], f"{job[0].size}, seed {job[0].seed}")
+            epochs[job] = done
 
-        for run in execution.run_all(tasks, bench.device, state, watch):
-            cell, key = run.cell, bench.fingerprint(run.cell)
-            provenance = bench.provenance(cell, commit, time.time() - run.seconds)
-            ids = bench.prepared.ids_sha256(bench.parts(cell)[2])
-            runs.write(command.RESULTS, run, provenance, key, ids)
-            mirror.add(as_mirrored(bench, StoredRun(run, provenance, key, ids)))
-            finished += 1
-            result = f"accuracy {run.judged.accuracy:.1%}" if run.status == "ok" else "diverged"
-            bar.say(f"{cell}: {result}, {run.seconds:.0f} s of training ({finished} of {len(cells)})")
+        for job, trained in execution.each(train_job, jobs, watch):
+            watch(job, bench.study.epochs * len(job))
+            for run in trained:
+                cell, key = run.cell, bench.fingerprint(run.cell)
+                provenance = bench.provenance(cell, commit, time.time() - run.seconds)
+                ids = bench.prepared.ids_sha256(bench.parts(cell)[2])
+                runs.write(command.RESULTS, run, provenance, key, ids)
+                mirror.add(as_mirrored(bench, StoredRun(run, provenance, key, ids)))
+                finished += 1
+                result = f"accuracy {run.judged.accuracy:.1%}" if run.status == "ok" else "diverged"
+                bar.say(f"{cell}: {result}, {run.seconds:.0f} s of training ({finished} of {len(cells)})")
+
+
+def _jobs(bench: Workbench, cells: Sequence[Cell]) -> list[Job]:
+    """Cells that train as one batched head in one job, each other cell in its own; the quick ones first."""
+    batches: dict[heads.Companions, Job] = {}
+    alone: list[Job] = []
+    for cell in cells:
+        if heads.batchable(bench.params.strategy(cell.strategy)):
+            batches[heads.companions(cell)] = (*batches.get(heads.companions(cell), ()), cell)
+        else:
+            alone.append((cell,))
+    return [*batches.values(), *alone]
+
+
+_BENCH: Workbench | None = None
+
+
+def share(bench: Workbench) -> None:
+    """Leave the study where workers look for it: forked ones find it, others make their own."""
+    global _BENCH
+    _BENCH = bench
+
+
+def bench_of(study: str) -> Workbench:
+    """A worker's own view of a study, read from disk once in every process."""
+    if _BENCH is None or _BENCH.study.name != study:
+        share(Workbench(study))
+    assert _BENCH is not None
+    return _BENCH
+
+
+def train_job(job: Job, report: Callable[[int], None]) -> list[Run]:
+    """Train the cells of a job, wherever this runs: the worker reads the prepared data itself."""
+    bench = bench_of(job[0].study)
+    tasks = [bench.task(cell) for cell in job]
+    first = tasks[0].strategy
+    state = bench.weights[0] if first.weights == "pretrained" else None
+    if first.closed_form:
+        return [heads.closed_form(task, bench.device, state) for task in tasks]
+    if heads.batchable(first):
+        return heads.train_batch(tasks, bench.device, state, report)
+    return [training.train(task, bench.device, report, state) for task in tasks]
 
 
 def as_mirrored(bench: Workbench, stored: StoredRun) -> MirroredRun:
@@ -263,7 +368,7 @@ def as_mirrored(bench: Workbench, stored: StoredRun) -> MirroredRun:
     return MirroredRun(
         cell=run.cell,
         params={
-            **{key: value for key, value in bench.shared().items() if key != "dataset"},
+            **bench.shared(),
             "dataset": card.name,
             "learning_rates": study.learning_rates,
             "weights": bench.strategy(run.cell).weights,
@@ -302,29 +407,26 @@ def rates_of(study: str) -> Path:
     return command.RESULTS / study / RATES
 
 
-def read_rates(study: str) -> dict[tuple[int, str], float]:
-    """The lr_scale of every size and strategy that stage `tune` chose."""
-    content = json.loads(rates_of(study).read_text())
-    return {(int(size), name): float(scale) for size, chosen in content.items() for name, scale in chosen.items()}
-
-
 def described(strategy: Strategy, epochs: int) -> dict[str, Any]:
     """A strategy as a report shows it."""
     plain = asdict(strategy)
     return {
         **{key: value for key, value in plain.items() if key not in ("name", "phases")},
         "phases": [{"share": phase.share, "lr": dict(phase.rates)} for phase in strategy.phases],
-        "epochs_of_phases": list(epochs_of_phases([phase.share for phase in strategy.phases], epochs)),
+        "epochs_of_phases": (
+            [] if strategy.closed_form else list(epochs_of_phases([phase.share for phase in strategy.phases], epochs))
+        ),
     }
 
 
-def _torch_release() -> str:
-    return torch.__version__.partition("+")[0]  # what follows names the build
+def _versions(*packages: str) -> dict[str, str]:
+    """Releases, without what names the build."""
+    return {package: metadata.version(package).partition("+")[0] for package in packages}
 
 
 def _cpu() -> str:
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         model = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         model = platform.processor() or platform.machine()

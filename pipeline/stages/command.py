@@ -10,16 +10,9 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from pipeline.backbones import WeightsError
-from pipeline.datasets import DatasetError
-from pipeline.params import ParamsError
-from pipeline.runs import RunStoreError
-from pipeline.subsets import SubsetError
-from pipeline.training import OutOfMemory
+from pipeline.errors import UserError
 
 RESULTS, REPORTS, DATA = Path("results"), Path("reports"), Path("data")
-
-EXPECTED = (ParamsError, DatasetError, SubsetError, RunStoreError, WeightsError, OutOfMemory)
 
 
 def main(stage: Callable[..., None], description: str, arguments: Sequence[str] = ("study",)) -> None:
@@ -31,7 +24,7 @@ def main(stage: Callable[..., None], description: str, arguments: Sequence[str] 
     given = parser.parse_args()
     try:
         stage(*(getattr(given, name) for name in arguments))
-    except EXPECTED as error:
+    except UserError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit("stopped; finished runs are kept, `dvc repro` goes on from here")

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline import execution, lr_finder, runs
+from pipeline.files import write_atomically
 from pipeline.lr_finder import RangeTest
-from pipeline.stages import command
+from pipeline.stages import cells, command
 from pipeline.stages.cells import Workbench
 from pipeline.stages.progress import Progress
 from pipeline.strategies import Cell
@@ -25,6 +26,7 @@ def tested(bench: Workbench) -> tuple[Cell, ...]:
         Cell(study.name, "final", name, max(study.per_class), 1.0, seed)
         for name in study.strategies
         for seed in study.lr_finder_seeds
+        if not bench.params.strategies[name].closed_form
     )
 
 
@@ -32,7 +34,7 @@ def find(study: str) -> None:
     """Complete results/<study>/lr_finder, one file for each strategy and seed."""
     bench = Workbench(study)
     place = command.RESULTS / study / "lr_finder"
-    with runs.lock(command.RESULTS, study):
+    with runs.lock(command.RESULTS, study, "lr_finder", "all"):
         place.mkdir(parents=True, exist_ok=True)
         (place / ".gitkeep").touch()
         missing = [cell for cell in tested(bench) if read(bench, cell) is None]
@@ -41,19 +43,24 @@ def find(study: str) -> None:
 
 
 def _test(bench: Workbench, missing: list[Cell]) -> None:
-    commit, tasks = command.commit(), [bench.task(cell) for cell in missing]
-    state = bench.weights[0] if any(task.strategy.weights == "pretrained" for task in tasks) else None
-    with Progress(f"{bench.study.name} · LR finder", len(tasks), "test") as bar:
-        for number, found in execution.range_tests(tasks, bench.device, state):
-            cell = missing[number]
+    cells.share(bench)
+    commit = command.commit()
+    with Progress(f"{bench.study.name} · LR finder", len(missing), "test") as bar:
+        for cell, found in execution.each(_range_test, missing):
             content = {
                 "fingerprint": _fingerprint(bench, cell),
                 "scales": found.scales,
                 "losses": [loss if math.isfinite(loss) else None for loss in found.losses],
                 "provenance": asdict(bench.provenance(cell, commit, time.time())),
             }
-            runs.write_atomically(_path(cell), (json.dumps(content, indent=1) + "\n").encode())
+            write_atomically(_path(cell), (json.dumps(content, indent=1) + "\n").encode())
             bar.advance(1, str(cell))
+
+
+def _range_test(cell: Cell, report: Callable[[int], None]) -> RangeTest:
+    bench = cells.bench_of(cell.study)
+    task = bench.task(cell)
+    return lr_finder.range_test(task, bench.device, bench.weights[0] if task.strategy.weights == "pretrained" else None)
 
 
 @dataclass(frozen=True)

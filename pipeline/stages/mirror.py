@@ -25,11 +25,8 @@ def mirror() -> None:
             added = sum(store.add(cells.as_mirrored(bench, run)) == "added" for run in stored)
             LOG.info(
                 "%s: %d of %d declared cells are in the run store, %d new in MLflow",
-                study,
-                len(stored),
-                len(declared),
-                added,
-            )
+                study, len(stored), len(declared), added,
+            )  # fmt: skip
 
 
 if __name__ == "__main__":

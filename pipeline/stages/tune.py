@@ -2,37 +2,93 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
-from collections.abc import Iterable
-from statistics import mean
+from collections.abc import Mapping
+from typing import Any
 
+from pipeline import heads
+from pipeline.files import write_atomically
+from pipeline.runs import RunStoreError
 from pipeline.stages import cells, command, prepared
-from pipeline.training import Run
+from pipeline.stages.cells import Workbench
+from pipeline.strategies import Cell
+from pipeline.tuning import GRID, Judged, Rates, climb, entry, inherited, judge
 
-
-def choose(pilots: Iterable[Run]) -> dict[tuple[int, str], float]:
-    """For each size and strategy the scale of highest mean accuracy, then lower log loss, then the smaller scale."""
-    of_scale: dict[tuple[int, str], dict[float, list[Run]]] = defaultdict(lambda: defaultdict(list))
-    for run in pilots:
-        of_scale[run.cell.per_class, run.cell.strategy][run.cell.lr_scale].append(run)
-
-    def rank(scale: float, seeds: list[Run]) -> tuple[float, float, float]:
-        return -mean(run.judged.accuracy for run in seeds), mean(run.judged.log_loss for run in seeds), scale
-
-    return {key: min(scales, key=lambda scale: rank(scale, scales[scale])) for key, scales in of_scale.items()}
+Content = dict[str, dict[str, dict[str, Any]]]
 
 
 def tune(study: str) -> None:
-    """Complete results/<study>/pilot and write results/<study>/rates.json: {per_class: {strategy: lr_scale}}."""
-    cells.complete(study, "pilot")
-    bench = cells.Workbench(study)
-    pilots = [stored.run for cell in bench.declared("pilot") if (stored := bench.stored(cell))]
-    chosen = choose(pilots)
-    rates = {
-        str(per_class): {name: chosen.get((per_class, name), 1.0) for name in bench.study.strategies}
-        for per_class in bench.study.per_class
+    """Complete results/<study>/pilot and write results/<study>/rates.json."""
+    bench = Workbench(study)
+    place = command.RESULTS / study / "pilot"
+    place.mkdir(parents=True, exist_ok=True)
+    if bench.study.pilots:
+        content = _climbed(bench)
+    else:
+        (place / ".gitkeep").touch()  # git and DVC both know files alone
+        content = _given(bench)
+    prepared.write_json(cells.rates_of(study), content)
+
+
+def _rated(bench: Workbench) -> list[str]:
+    """The strategies that have a rate."""
+    return [name for name in bench.study.strategies if not bench.params.strategies[name].closed_form]
+
+
+def _given(bench: Workbench) -> Content:
+    """Rates that nothing has to be trained for: the textbook's, one scale for all, or another study's."""
+    study, other = bench.study, bench.study.rates_from
+    if other is None:
+        scale = 1.0 if isinstance(study.learning_rates, str) else study.learning_rates
+        return {str(size): {name: entry(scale, {}) for name in _rated(bench)} for size in study.per_class}
+    source = cells.rates_of(other)
+    try:
+        rates = Rates(json.loads(source.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise RunStoreError(
+            f"studies.{study.name}.rates_from: {source} is missing; run study '{other}' first (active: [{other}])"
+        ) from None
+    return inherited(rates, study.per_class, _rated(bench))
+
+
+def _climbed(bench: Workbench) -> Content:
+    """Train the pilots that the climb of every strategy asks for, until none asks for more."""
+    results: dict[tuple[int, str], dict[float, Judged]] = defaultdict(dict)
+    keys = [(size, name) for size in bench.study.per_class for name in _rated(bench)]
+    while wanted := {key: scales for key in keys if (scales := _wanted(bench, key[1], results[key]))}:
+        pilots = {
+            (size, name, scale): [
+                Cell(bench.study.name, "pilot", name, size, scale, seed) for seed in bench.subsets.pilots[size]
+            ]
+            for (size, name), scales in wanted.items()
+            for scale in scales
+        }
+        flat = [cell for of_scale in pilots.values() for cell in of_scale]
+        cells.train_missing(bench, flat, f"{bench.study.name} · tune")
+        for (size, name, scale), of_scale in pilots.items():
+            results[size, name][scale] = _judged(bench, of_scale)
+    return {
+        str(size): {name: entry(climb(results[size, name])[0], results[size, name]) for name in _rated(bench)}
+        for size in bench.study.per_class
     }
-    prepared.write_json(cells.rates_of(study), rates)
+
+
+def _wanted(bench: Workbench, name: str, results: Mapping[float, Judged]) -> tuple[float, ...]:
+    """The scales to try next. Heads try the whole grid at once: as one batch, it costs little more than one scale."""
+    if heads.batchable(bench.params.strategies[name]):
+        return tuple(scale for scale in GRID if scale not in results)
+    return climb(results)[1]
+
+
+def _judged(bench: Workbench, pilots: list[Cell]) -> Judged:
+    seen = []
+    for cell in pilots:
+        stored = bench.stored(cell)
+        assert stored is not None, cell
+        labels = bench.prepared.labels[bench.parts(cell)[2]]
+        seen.append((stored.run.predicted, labels, stored.run.judged.log_loss))
+    return judge(seen, bench.judge_by)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +13,7 @@ import pytest
 from pipeline import params
 from pipeline.params import ParamsError
 from pipeline.strategies import GROUPS, Phase
+from pipeline.tuning import Rates
 
 GOOD = """
 active: [tiny]
@@ -24,15 +28,23 @@ studies:
     learning_rates: textbook
     sweep: {one_rate: [10, 0.1]}
     sweep_seeds: 2
-    ablations: [frozen_norm]
+    ablations: [trained_norm]
 strategies:
   scratch: {weights: none, phases: [{share: 1, lr: {all: 1.0e-3}}]}
   fine_tune: {phases: [{share: 1, lr: {all: 1.0e-4, head: 1.0e-3}}]}
   gradual: {phases: [{share: 0.5, lr: {head: 1.0e-3}}, {share: 0.5, lr: {stage4: 1.0e-4, head: 1.0e-3}}]}
 ablations:
   one_rate: {of: fine_tune, set: {phases: [{share: 1, lr: {all: 1.0e-4}}]}}
-  frozen_norm: {of: fine_tune, set: {batch_norm: frozen}}
+  trained_norm: {of: fine_tune, set: {batch_norm: train}}
+about:
+  tiny: {source: drawn by hand, notes: [small], published: [{accuracy: 88.4, what: a CNN, source: somebody}]}
 """
+PILOTS = {5: (1000, 1001, 1002), 10: (1000, 1001)}
+TEXTBOOK = Rates({})
+CLIMBED = Rates({
+    "5": {"fine_tune": {"lr_scale": 1.0, "tried": {"1": {}}}},
+    "10": {"fine_tune": {"lr_scale": 3.0, "tried": {"0.3": {}, "1": {}, "3": {}, "10": {}}}},
+})  # fmt: skip
 
 SPELT_OUT = "{stem: 1.0e-4, stage1: 1.0e-4, stage2: 1.0e-4, stage3: 1.0e-4, stage4: 1.0e-4, head: 1.0e-3}"  # fine_tune
 
@@ -43,21 +55,39 @@ def load(text: str, tmp_path: Path) -> params.Params:
     return params.load(path)
 
 
+NINE = (
+    "scratch", "feature_extraction", "last_block", "fine_tune", "discriminative", "gradual_unfreezing", "lp_ft",
+    "norm_only", "lda",
+)  # fmt: skip
+
+
 def test_the_projects_own_file_is_sound_and_declares_what_the_studies_say() -> None:
     loaded = params.load()
     quick = loaded.studies["quick"]
     assert loaded.active == ("quick",)
-    assert list(loaded.strategies) == [
-        "scratch", "feature_extraction", "last_block", "fine_tune", "discriminative", "gradual_unfreezing", "lp_ft",
-    ]  # fmt: skip
-    assert len(loaded.cells("quick", "final")) == 7 * len(quick.per_class) * 5
+    assert loaded.default == quick.strategies == NINE
+    assert len(loaded.strategies) == 16
+    assert len(loaded.cells("quick", "final", TEXTBOOK, {})) == 9 * len(quick.per_class) * 5
     rates = {
         cell.lr_scale * loaded.strategy(cell.strategy).phases[0].rates["stem"]
-        for cell in loaded.cells("quick", "sweep")
+        for cell in loaded.cells("quick", "sweep", TEXTBOOK, {})
     }
     assert sorted(rates) == pytest.approx([1e-5, 1e-4, 1e-3, 1e-2])
-    assert loaded.cells("quick", "pilot") == ()
-    assert len(loaded.cells("cifar10", "pilot")) == 7 * 2 * 5 * 2
+    assert loaded.cells("quick", "pilot", TEXTBOOK, {}) == ()
+
+
+def test_pretrained_strategies_keep_batch_norm_frozen_and_six_have_a_counterpart_that_trains_it() -> None:
+    loaded = params.load()
+    assert loaded.strategy("scratch").batch_norm == "train"
+    assert loaded.strategy("norm_only").batch_norm == "statistics_fixed"
+    for name in ("feature_extraction", "last_block", "fine_tune", "discriminative", "gradual_unfreezing", "lp_ft"):
+        assert loaded.strategy(name).batch_norm == "frozen"
+    pairs = [name for name in loaded.strategies if name.endswith("_batch_norm_train")]
+    assert len(pairs) == 6
+    for name in pairs:
+        other = replace(loaded.strategy(name.removesuffix("_batch_norm_train")), name=name, batch_norm="train")
+        assert loaded.strategy(name) == other
+        assert name not in loaded.default
 
 
 def test_all_means_every_group_not_named(tmp_path: Path) -> None:
@@ -68,34 +98,107 @@ def test_all_means_every_group_not_named(tmp_path: Path) -> None:
     assert gradual[1].learning == ("stage4", "head")
 
 
-def test_cells_are_strategies_times_sizes_times_seeds_at_the_tuned_scales(tmp_path: Path) -> None:
+def test_cells_are_strategies_times_sizes_times_seeds_at_the_chosen_scales(tmp_path: Path) -> None:
     loaded = load(GOOD, tmp_path)
-    finals = loaded.cells("tiny", "final", {(10, "fine_tune"): 3.0}, "fine_tune")
+    finals = loaded.cells("tiny", "final", CLIMBED, PILOTS, "fine_tune")
     assert [(c.per_class, c.lr_scale, c.seed) for c in finals] == [
         (5, 1, 0), (5, 1, 1), (5, 1, 2), (10, 3, 0), (10, 3, 1), (10, 3, 2),
     ]  # fmt: skip
-    assert len(loaded.cells("tiny", "sweep")) == 2 * 2 * 2
-    assert {c.lr_scale for c in loaded.cells("tiny", "ablation", {(10, "fine_tune"): 3.0})} == {1.0, 3.0}
-    pilots = load(GOOD.replace("textbook", "tuned"), tmp_path).cells("tiny", "pilot")
-    assert len(pilots) == 3 * 2 * 5 * 2
-    assert {c.seed for c in pilots} == {1000, 1001}
+    assert len(loaded.cells("tiny", "sweep", TEXTBOOK, PILOTS)) == 2 * 2 * 2
+    assert {c.lr_scale for c in loaded.cells("tiny", "ablation", CLIMBED, PILOTS)} == {1.0, 3.0}
+    tuned = load(GOOD.replace("textbook", "tuned"), tmp_path)
+    pilots = tuned.cells("tiny", "pilot", CLIMBED, PILOTS)
+    assert len(pilots) == 1 * 3 + 4 * 2  # the scales that were tried, by the seeds that try them
+    assert {c.seed for c in pilots if c.per_class == 10} == {1000, 1001}
+
+
+def test_one_scale_for_all_is_a_learning_rate_too(tmp_path: Path) -> None:
+    loaded = load(GOOD.replace("learning_rates: textbook", "learning_rates: 10"), tmp_path)
+    assert loaded.studies["tiny"].learning_rates == 10
+    assert not loaded.studies["tiny"].pilots
+    assert {c.lr_scale for c in loaded.cells("tiny", "final", Rates({}, 10.0), PILOTS)} == {10.0}
+
+
+def test_a_closed_form_head_has_no_rate_and_on_all_images_one_cell(tmp_path: Path) -> None:
+    text = GOOD.replace("  fine_tune: {", "  lda: {head: lda}\n  fine_tune: {")
+    loaded = load(text, tmp_path)
+    assert loaded.strategy("lda").closed_form
+    few = loaded.cells("tiny", "final", Rates({}, 10.0), PILOTS, "lda")
+    assert [(c.per_class, c.lr_scale, c.seed) for c in few] == [(n, 1.0, k) for n in (5, 10) for k in range(3)]
+    whole = load(text.replace("[5, 10]", "[all]"), tmp_path)
+    assert [c.seed for c in whole.cells("tiny", "final", TEXTBOOK, {0: (1000, 1001)}, "lda")] == [0]
+    assert len(whole.cells("tiny", "final", TEXTBOOK, {0: (1000, 1001)}, "fine_tune")) == 3
+
+
+def test_rates_are_inherited_only_from_a_study_that_tunes_them(tmp_path: Path) -> None:
+    heir = """
+  heir: {dataset: {elpv: {}}, backbone: resnet18, resolution: 64, per_class: [all], seeds: 2, epochs: 6,
+    learning_rates: tuned, rates_from: tiny, strategies: [scratch, fine_tune]}
+strategies:"""
+    tuned = GOOD.replace("learning_rates: textbook", "learning_rates: tuned")
+    loaded = load(tuned.replace("\nstrategies:", heir), tmp_path)
+    assert not loaded.studies["heir"].pilots
+    for text, message in (
+        (GOOD, "study 'tiny' does not tune its own rates"),
+        (tuned.replace("ablations: [trained_norm]", "strategies: [fine_tune]"), "study 'tiny' tunes no scratch"),
+    ):
+        with pytest.raises(ParamsError, match=message):
+            load(text.replace("\nstrategies:", heir), tmp_path)
+    with pytest.raises(ParamsError, match="only tuned rates are taken"):
+        load(tuned.replace("\nstrategies:", heir.replace("tuned", "textbook", 1)), tmp_path)
+
+
+def test_own_weights_are_named_with_the_backbone(tmp_path: Path) -> None:
+    study = load(GOOD.replace("efficientnet_lite0", "{name: resnet18, weights: mine.safetensors}"), tmp_path)
+    assert (study.studies["tiny"].backbone, study.studies["tiny"].weights) == ("resnet18", "mine.safetensors")
+    assert load(GOOD, tmp_path).studies["tiny"].weights is None
+
+
+def test_what_trains_batch_norm_or_norms_alone_is_refused_where_there_is_none(tmp_path: Path) -> None:
+    trained = GOOD.replace("  fine_tune: {phases", "  fine_tune: {batch_norm: train, phases").replace(
+        "{batch_norm: train}}\nabout", "{batch_norm: frozen}}\nabout"
+    )
+    load(trained, tmp_path)
+    with pytest.raises(ParamsError, match="fine_tune trains BatchNorm, and squeezenet1_1 has none; leave it out"):
+        load(trained.replace("efficientnet_lite0", "squeezenet1_1"), tmp_path)
+    norms = GOOD.replace("  fine_tune: {", "  norm_only: {learn: norms, batch_norm: train, phases: "
+                         "[{share: 1, lr: {all: 1.0e-3}}]}\n  fine_tune: {")  # fmt: skip
+    load(norms, tmp_path)
+    with pytest.raises(ParamsError, match="norm_only trains"):
+        load(norms.replace("efficientnet_lite0", "squeezenet1_1"), tmp_path)
+
+
+def test_what_only_a_reader_needs_stands_apart(tmp_path: Path) -> None:
+    about = load(GOOD, tmp_path).about["tiny"]
+    assert (about.source, about.notes) == ("drawn by hand", ("small",))
+    assert about.published[0].accuracy == 88.4
+    text = GOOD[: GOOD.index("about:")]
+    assert load(text, tmp_path).about["tiny"] == params.About()
+
+
+def test_importing_and_reading_parameters_needs_no_torch() -> None:
+    script = (
+        "import sys; from pipeline import params; params.load(); print(sorted({'torch', 'timm'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 def test_an_ablation_may_have_seeds_of_its_own(tmp_path: Path) -> None:
     def counted(given: str) -> int:
         text = GOOD.replace("sweep_seeds: 2", f"sweep_seeds: 2\n    ablation_seeds: {given}")
-        return len(load(text, tmp_path).cells("tiny", "ablation"))
+        return len(load(text, tmp_path).cells("tiny", "ablation", TEXTBOOK, PILOTS))
 
     sizes = 2
-    assert len(load(GOOD, tmp_path).cells("tiny", "ablation")) == sizes * 3
-    assert counted("2") == counted("{all: 2}") == counted("{all: 3, frozen_norm: 2}") == sizes * 2
-    assert counted("{frozen_norm: 3}") == sizes * 3
+    assert len(load(GOOD, tmp_path).cells("tiny", "ablation", TEXTBOOK, PILOTS)) == sizes * 3
+    assert counted("2") == counted("{all: 2}") == counted("{all: 3, trained_norm: 2}") == sizes * 2
+    assert counted("{trained_norm: 3}") == sizes * 3
 
 
 def test_an_ablation_changes_one_thing(tmp_path: Path) -> None:
     loaded = load(GOOD, tmp_path)
-    changed, base = loaded.strategy("frozen_norm"), loaded.strategy("fine_tune")
-    assert (changed.batch_norm, base.batch_norm) == ("frozen", "train")
+    changed, base = loaded.strategy("trained_norm"), loaded.strategy("fine_tune")
+    assert (changed.batch_norm, base.batch_norm) == ("train", "frozen")
     assert changed.phases == base.phases
 
 
@@ -130,32 +233,49 @@ def test_an_ablation_changes_one_thing(tmp_path: Path) -> None:
     ("  scratch:", "  a-b:", "strategies: 'a-b' can't name a folder; use letters, digits and _"),
     ("  scratch:", "  1:", "strategies: the name 1 is not text; put it in quotes"),
     ("  scratch:", "  [scratch]:", "a list or a block is no key"),
-    ("{all: 1.0e-4}}]", f"{SPELT_OUT}}}]", "is what fine_tune has already; nothing would change"),
+    ("set: {phases: [{share: 1, lr: {all: 1.0e-4}}]", f"set: {{phases: [{{share: 1, lr: {SPELT_OUT}}}]", "is what fine_tune has already; nothing would change"),
     ("[5, 10]", "[]", "per_class: [] is empty; give at least one"),
     ("{elpv: {label: defective}}", "3", "dataset: 3 is no data set; choose from elpv"),
     ("per_class: [5, 10]", "per_class: [5, 5]", "per_class: 5 is given twice"),
     ("per_class: [5, 10]", "per_class: [0]", "per_class: 0 is not right; give a list of sizes"),
     ("per_class: [5, 10]", "per_class: all", "per_class: 'all' is not right; give a list of sizes"),
     ("per_class: [5, 10]", "per_class: [10, all]", "'all' is not right; give a list of sizes"),
-    ("seeds: 3\n", "seeds: 3\n    published: [{accuracy: 880, what: a, source: b}]\n", "accuracy: 880 is not right"),
-    ("seeds: 3\n", "seeds: 3\n    source: 3\n", "source: 3 is not right"),
-    ("seeds: 3\n", "seeds: 3\n    notes: one\n", "notes: 'one' is not right"),
+    ("accuracy: 88.4", "accuracy: 880", "about.tiny.published[0].accuracy: 880 is not right"),
+    ("source: drawn by hand", "source: 3", "about.tiny.source: 3 is not right"),
+    ("notes: [small]", "notes: one", "about.tiny.notes: 'one' is not right"),
+    ("  tiny: {source", "  tidy: {source", "about: no study 'tidy'; did you mean 'tiny'?"),
+    ("notes: [small]", "nots: [small]", "about.tiny.nots: unknown key; did you mean 'notes'?"),
     ("resolution: 64", "resolution: 8", "resolution: 8 is not right"),
     ("epochs: 6", "epochs: true", "epochs: True is not right"),
     ("epochs: 6", "epochs: 1", "2 phases do not fit into 1 epochs"),
-    ("learning_rates: textbook", "learning_rates: best", "learning_rates: 'best' is not right"),
+    ("learning_rates: textbook", "learning_rates: 0", "0 is no lr_scale; give textbook, tuned or a number above 0"),
+    ("learning_rates: textbook", "learning_rates: best", "learning_rates: 'best' is text; give textbook, tuned or a number"),
     ("sweep: {one_rate", "sweep: {two_rates", "no strategy or ablation 'two_rates'"),
     ("[10, 0.1]", "[10, 1e-1]", "'1e-1' is text"),
     ("sweep_seeds: 2", "sweep_seeds: 4", "4 is not between 2 and the study's 3 seeds"),
-    ("sweep_seeds: 2", "ablation_seeds: {frozen_nrom: 2}", "did you mean 'frozen_norm'?"),
+    ("sweep_seeds: 2", "ablation_seeds: {trained_nrom: 2}", "did you mean 'trained_norm'?"),
     ("sweep_seeds: 2", "ablation_seeds: {all: 4}", "4 is not between 2 and the study's 3 seeds"),
     ("sweep_seeds: 2", "ablation_seeds: few", "'few' is no number of seeds"),
-    ("[frozen_norm]", "[forzen_norm]", "no ablation 'forzen_norm'; did you mean 'frozen_norm'?"),
+    ("[trained_norm]", "[trianed_norm]", "no ablation 'trianed_norm'; did you mean 'trained_norm'?"),
     ("of: fine_tune, set: {batch", "of: fine_tuna, set: {batch", "no strategy 'fine_tuna'"),
-    ("{batch_norm: frozen}", "{batch_norm: frozen, dropout: 0.5}", "2 keys are changed; an ablation"),
-    ("{batch_norm: frozen}", "{batch_nrom: frozen}", "did you mean 'batch_norm'?"),
-    ("{batch_norm: frozen}", "{batch_norm: train}", "nothing would change"),
-    ("  frozen_norm:", "  scratch:", "a strategy has this name already"),
+    ("{batch_norm: train}", "{batch_norm: train, dropout: 0.5}", "2 keys are changed; an ablation"),
+    ("{batch_norm: train}", "{batch_nrom: train}", "did you mean 'batch_norm'?"),
+    ("{batch_norm: train}", "{batch_norm: frozen}", "nothing would change"),
+    ("{batch_norm: train}", "{weights: none}", "batch_norm frozen with weights none would keep statistics"),
+    ("weights: none, phases", "weights: none, batch_norm: frozen, phases", "batch_norm frozen with weights none"),
+    ("weights: none, phases", "learn: norms, phases", "learn norms with batch_norm frozen leaves the head alone"),
+    ("weights: none, phases", "head: lda, phases", "head lda is computed, not trained; leave out phases"),
+    ("{weights: none, phases: [{share: 1, lr: {all: 1.0e-3}}]}", "{head: lda, dropout: 0.5}", "give nothing else"),
+    ("{weights: none, phases: [{share: 1, lr: {all: 1.0e-3}}]}", "{weights: none}", "phases: missing; give at least"),
+    ("weights: none, phases", "interpolate: 0.5, phases", "in which the head learns alone; there is none"),
+    ("seeds: 3\n", "seeds: 3\n    strategies: [scratch]\n", "trained_norm changes fine_tune, which is not trained"),
+    ("efficientnet_lite0", "{name: resnet18, wieghts: a}", "no option 'wieghts'; did you mean 'weights'?"),
+    ("efficientnet_lite0", "{weights: a.safetensors}", "is not right; give a name, or {name: resnet18, weights"),
+    ("seeds: 3\n", "seeds: 3\n    precision: half\n", "studies.tiny.precision: 'half' is not right"),
+    ("seeds: 3\n", "seeds: 3\n    judge_by: f1\n", "studies.tiny.judge_by: 'f1' is not right"),
+    ("seeds: 3\n", "seeds: 3\n    test_images: 1\n", "studies.tiny.test_images: 1 is not right"),
+    ("seeds: 3\n", "seeds: 3\n    rates_from: huge\n", "studies.tiny.rates_from: no study 'huge'"),
+    ("  trained_norm:", "  scratch:", "a strategy has this name already"),
     ("  fine_tune: {", "  scratch: {", "'scratch' is given twice"),
     ("    seeds: 3\n", "", "studies.tiny.seeds: missing"),
 ])  # fmt: skip

@@ -7,6 +7,7 @@ from typing import Any
 import timm
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from tests.benchmarks.peers.workload import Workload
 
@@ -20,6 +21,29 @@ def build(workload: Workload, strategy: dict[str, Any], seed: int) -> nn.Module:
         model.load_state_dict(dict(zip(model.state_dict(), state.values(), strict=True)))  # other names, same order
     model.reset_classifier(workload.classes)  # type: ignore[operator]
     return model
+
+
+def frozen_norms(groups: dict[str, nn.ModuleList], strategy: dict[str, Any]) -> list[nn.Module]:
+    """The BatchNorm layers that the strategy keeps as they are, while their convolutions learn."""
+    if strategy["batch_norm"] == "train":
+        return []
+    return [layer for group in groups.values() for layer in group.modules() if isinstance(layer, _BatchNorm)]
+
+
+def thaw(groups: dict[str, nn.ModuleList], strategy: dict[str, Any], rates: dict[str, float]) -> None:
+    """Let the groups that have a rate learn."""
+    for name, group in groups.items():
+        group.requires_grad_(name in rates)
+    for layer in frozen_norms(groups, strategy):
+        layer.requires_grad_(False)
+
+
+def set_training(groups: dict[str, nn.ModuleList], strategy: dict[str, Any], rates: dict[str, float]) -> None:
+    """Training mode for the groups that have a rate; frozen groups and frozen BatchNorm evaluate."""
+    for name, group in groups.items():
+        group.train(name in rates)
+    for layer in frozen_norms(groups, strategy):
+        layer.eval()
 
 
 def groups(model: Any) -> dict[str, nn.ModuleList]:

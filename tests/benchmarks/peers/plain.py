@@ -50,15 +50,11 @@ def train(workload: Workload, strategy: dict[str, Any], seed: int) -> float:
     loss_of, last = nn.CrossEntropyLoss(), 0.0
     for phase in strategy["phases"]:
         rates = phase["rates"]
-        for name, group in groups.items():
-            group.requires_grad_(name in rates)
+        models.thaw(groups, strategy, rates)
         optimizer = torch.optim.AdamW([{"params": groups[name].parameters(), "lr": rates[name]} for name in rates])
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, phase["epochs"] * len(training))
         for _ in range(phase["epochs"]):
-            model.train()
-            for name, group in groups.items():
-                if name not in rates:
-                    group.eval()
+            models.set_training(groups, strategy, rates)
             for images, labels in training:
                 optimizer.zero_grad()
                 loss_of(model(images), labels).backward()

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from fastai.callback.core import Callback
 from fastai.callback.schedule import Learner  # its import adds fit_one_cycle
 from fastai.data.transforms import Normalize
 from fastai.learner import CrossEntropyLossFlat
@@ -22,6 +23,18 @@ BICUBIC = (Resampling.BICUBIC, Resampling.NEAREST)  # of images, of masks
 FROZEN_RATE = 1e-10  # fastai wants a rate for every group; frozen ones don't use it
 
 
+class FrozenNorms(Callback):  # type: ignore[misc]
+    """Keeps BatchNorm layers as they are; fastai's own `train_bn=False` speaks of frozen groups alone."""
+
+    def __init__(self, layers: list[torch.nn.Module]) -> None:
+        self.layers = layers
+
+    def before_train(self) -> None:
+        """After fastai has put all of the model into training mode."""
+        for layer in self.layers:
+            layer.eval()
+
+
 def train(workload: Workload, strategy: dict[str, Any], seed: int) -> float:
     """Train one run; its accuracy after the last epoch."""
     torch.manual_seed(seed)
@@ -34,11 +47,17 @@ def train(workload: Workload, strategy: dict[str, Any], seed: int) -> float:
     model = models.build(workload, strategy, seed)
     groups = models.groups(model)
 
+    norms = models.frozen_norms(groups, strategy)
+    for layer in norms:
+        layer.requires_grad_(False)
+
     def splitter(_: Any) -> list[list[Any]]:
-        return [list(group.parameters()) for group in groups.values()]
+        still = {id(weight) for layer in norms for weight in layer.parameters()}
+        return [[weight for weight in group.parameters() if id(weight) not in still] for group in groups.values()]
 
     learner = Learner(
         data, model, CrossEntropyLossFlat(), splitter=splitter, metrics=accuracy, train_bn=False, wd=0.01,
+        cbs=[FrozenNorms(norms)],
     )  # fmt: skip
     names = list(groups)
     with learner.no_bar(), learner.no_logging():

@@ -26,20 +26,16 @@ class Classifier(lightning.LightningModule):
         super().__init__()
         self.model = models.build(workload, strategy, seed)
         self.groups = models.groups(self.model)
-        self.phase: dict[str, Any] = {}
+        self.strategy, self.phase = strategy, strategy["phases"][0]
 
     def begin(self, phase: dict[str, Any]) -> None:
         """Freeze and thaw."""
         self.phase = phase
-        for name, group in self.groups.items():
-            group.requires_grad_(name in phase["rates"])
+        models.thaw(self.groups, self.strategy, phase["rates"])
 
     def on_train_epoch_start(self) -> None:
         """Frozen groups evaluate."""
-        self.model.train()
-        for name, group in self.groups.items():
-            if name not in self.phase["rates"]:
-                group.eval()
+        models.set_training(self.groups, self.strategy, self.phase["rates"])
 
     def configure_optimizers(self) -> Any:
         """AdamW with a rate for each group, cosine to zero."""

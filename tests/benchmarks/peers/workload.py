@@ -17,7 +17,7 @@ class Workload:
 
     folder: str
     seeds: list[int]
-    strategies: dict[str, Any]  # name: {weights, phases: [{epochs, rates: {group: rate}}]}
+    strategies: dict[str, Any]  # name: {weights, batch_norm, phases: [{epochs, rates: {group: rate}}]}
     resize: int  # pixels of the shorter side, bicubic, before the centre is cut out
     resolution: int  # pixels
     mean: list[float]
