@@ -102,7 +102,8 @@ def examine(listing: Listing, sources: Sequence[Source], working: int, workers: 
         sizes.add(header.size)
         deep += header.deep
     _refuse(refused, "entries can't be used")
-    deepest, notes = None, ()
+    deepest: int | None = None
+    notes: tuple[str, ...] = ()
     if deep == len(sources):
         deepest = max(value for _, value in _each(decoding.deepest, sources, workers, refused))
         notes = (f"16-bit grey images; their largest value, {deepest}, becomes white",)
@@ -164,7 +165,7 @@ def _refuse(entries: Sequence[str], what: str) -> None:
 # --- from decoded images to a data set ------------------------------------------------------------------------------
 
 
-def settle(listing: Listing, sources: Sequence[Source], ids: Sequence[str]) -> Dataset:
+def settle(listing: Listing, sources: Sequence[Source], ids: Sequence[str], notes: Sequence[str] = ()) -> Dataset:
     """Find copies and contradictions by identity, and split: what every study relies on.
 
     Copies within a class and split are kept once, the first by name. Raises DatasetError for equal pixels under two
@@ -180,7 +181,7 @@ def settle(listing: Listing, sources: Sequence[Source], ids: Sequence[str]) -> D
         Member(name, sources[rows[0]].label, sources[rows[0]].split, sources[rows[0]].name, rows[0])
         for name, rows in same.items()
     ]
-    notes = list(listing.notes)
+    notes = [*listing.notes, *notes]
     copies = len(sources) - len(kept)
     if copies:
         notes.append(f"{copies} images have the same pixels as another one of their class; each is used once")
@@ -214,18 +215,17 @@ def _test_count(members: int) -> int:
 def _split(listing: Listing, members: Sequence[Member], files: Mapping[int, int]) -> list[Member]:
     """Put `TEST_SHARE` of each class into the test split, fixed by identity: the same images whatever their names."""
     numbers = uniform(keys_of([member.id for member in members]), 1, "test split")[:, 0]
+    ranked = sorted((number, m.id, m) for number, m in zip(numbers.tolist(), members, strict=True))
     result = []
     for label, name in enumerate(listing.classes):
-        mine = sorted((number, m.id, m) for number, m in zip(numbers.tolist(), members, strict=True) if m.label == label)
+        mine = [member for _, _, member in ranked if member.label == label]
         if len(mine) < 2:
             raise DatasetError(
                 f"{listing.name}: class '{folders.shown(name)}' has {len(mine)} different images in {files[label]} "
                 "files; without a test folder at least 2 are needed, one to train on and one to test"
             )
         count = _test_count(len(mine))
-        result += [
-            Member(m.id, m.label, "test" if at < count else "pool", m.name, m.row) for at, (_, _, m) in enumerate(mine)
-        ]
+        result += [Member(m.id, m.label, "test" if at < count else "pool", m.name, m.row) for at, m in enumerate(mine)]
     return result
 
 

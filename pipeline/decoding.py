@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,9 +35,15 @@ class DatasetError(UserError):
 # --- what counts as an image ----------------------------------------------------------------------------------------
 
 
+def suffix_of(name: str) -> str:
+    """The suffix of a file's name in small letters, with its dot; empty where it has none."""
+    dot = name.rfind(".")
+    return name[dot:].lower() if 0 < dot < len(name) - 1 else ""
+
+
 def has_image_suffix(name: str) -> bool:
     """Whether Pillow decodes files of this name's suffix here."""
-    suffix = os.path.splitext(name)[1].lower()
+    suffix = suffix_of(name)
     return suffix in USUAL or suffix in _suffixes()
 
 
@@ -56,9 +61,7 @@ def is_image(path: str) -> bool:
 @functools.cache
 def _suffixes() -> Mapping[str, str]:
     Image.init()  # imports every plugin; the usual suffixes do without
-    return {
-        suffix: name for suffix, name in Image.EXTENSION.items() if name in Image.OPEN and name not in NOT_DECODED
-    }
+    return {suffix: name for suffix, name in Image.EXTENSION.items() if name in Image.OPEN and name not in NOT_DECODED}
 
 
 @functools.cache
@@ -105,7 +108,7 @@ def upright(content: Content, deepest: int | None = None) -> Image.Image:
 
 def _opened(path: str, read: Callable[[Image.Image], T]) -> T:
     try:
-        with Image.open(path, formats=_formats(os.path.splitext(path)[1].lower())) as image:
+        with Image.open(path, formats=_formats(suffix_of(Path(path).name))) as image:
             limit = Image.MAX_IMAGE_PIXELS
             if limit is not None and image.width * image.height > limit:
                 raise Image.DecompressionBombError(f"{image.width} x {image.height} is over {limit}")
@@ -144,9 +147,9 @@ def _to_rgb(image: Image.Image, deep: bool, deepest: int | None) -> Image.Image:
 
 
 def identity(pixels: Pixels) -> str:
-    """An image's id: the SHA-256 of its shape and its upright RGB pixels, whatever its file is called or packed like."""
+    """An image's id: the SHA-256 of its shape and its upright RGB pixels, whatever its file is called."""
     digest = hashlib.sha256(f"{pixels.shape[0]}x{pixels.shape[1]}\n".encode())
-    digest.update(np.ascontiguousarray(pixels))
+    digest.update(np.ascontiguousarray(pixels).data)
     return digest.hexdigest()
 
 

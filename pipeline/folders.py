@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from pipeline.decoding import Content, DatasetError, has_image_suffix, is_image
+from pipeline.decoding import Content, DatasetError, has_image_suffix, is_image, suffix_of
 from pipeline.files import PARTIAL
 
 Split = Literal["pool", "test", "watch"]
@@ -162,7 +162,7 @@ class _Walk:
         """The visible entries of a folder, and whether each is a folder. Links are followed, every folder once."""
         path = f"{self.root}/{folder}"
         try:
-            stat = os.stat(path)
+            stat = Path(path).stat()
             first = self._seen.setdefault((stat.st_dev, stat.st_ino), folder)
             if first != folder:
                 self.refused.append(f"{shown(folder)}: leads to a folder that is here already, {shown(first)}")
@@ -192,7 +192,7 @@ class _Walk:
             return NO_FILE
         if has_image_suffix(entry.name):
             return ""
-        suffix = os.path.splitext(entry.name)[1].lower()
+        suffix = suffix_of(entry.name)
         if suffix:
             return f"not an image ({shown(suffix)})"
         return "" if is_image(entry.path) else "no suffix, and no image"
@@ -213,9 +213,9 @@ def _is_utf8(name: str) -> bool:
 def _broken(path: str) -> str:
     """What is wrong with a link, or nothing."""
     try:
-        os.stat(path)
+        Path(path).stat()
     except OSError as error:
-        return f"a broken link to {shown(os.readlink(path))} ({error.strerror})"
+        return f"a broken link to {shown(str(Path(path).readlink()))} ({error.strerror})"
     return ""
 
 

@@ -11,14 +11,13 @@ from numpy.typing import NDArray
 from pipeline.errors import UserError
 from pipeline.randomness import Keys, uniform
 from pipeline.strategies import ALL
+from pipeline.tuning import FEW_IMAGES, PILOT_SEEDS
 
 Indices = NDArray[np.int64]
 
 RESERVED_SHARE = 0.2  # never more of the pool than this is kept for watching
 TUNING_SHARE = 0.8  # of a pilot's drawn images are trained on; the rest chooses the rate
-PILOT_SEEDS = tuple(range(1000, 1010))  # never final ones
 FEWEST_PILOTS = 2
-JUDGED_BY_PILOTS = 200  # distinct images; with 8, as two pilots of 10 a class once had, a rate is a coin toss
 
 
 class SubsetError(UserError):
@@ -77,15 +76,17 @@ def draw(pool: Pool, per_class: int, seed: int, last: Indices) -> Indices:
     return np.concatenate(chosen)
 
 
-def tuning_split(drawn: Indices, labels: Indices, keys: Keys, seed: int) -> tuple[Indices, Indices]:
-    """Split a pilot's draw, with its images' classes and keys, into what trains and what judges: 80/20 in each class.
+def tuning_split(pool: Pool, drawn: Indices, seed: int) -> tuple[Indices, Indices]:
+    """Split a pilot's draw into what it trains on and what judges it: 80/20 within each class.
 
-    Keyed by `seed`, since with ALL every pilot draws the same images and has to hold out others. Raises SubsetError
-    where a class would be left without an image on either side.
+    Keyed by the pilot's seed, since with ALL every pilot draws the same images and has to hold out others. Raises
+    SubsetError where a class would be left without an image on either side.
     """
+    at = np.searchsorted(pool.indices, drawn)
+    labels, keys = pool.labels[at], pool.keys[at]
     order = np.lexsort((keys, uniform(keys, 1, "tuning split", seed)[:, 0]))
     judges = np.zeros(len(drawn), dtype=np.bool_)
-    for label in dict.fromkeys(labels.tolist()):
+    for label in np.unique(labels):
         members = order[labels[order] == label]
         kept = min(round(TUNING_SHARE * len(members)), len(members) - 1)
         if kept < 1:
@@ -97,13 +98,15 @@ def tuning_split(drawn: Indices, labels: Indices, keys: Keys, seed: int) -> tupl
 
 
 def pilots(pool: Pool, per_class: int, last: Indices) -> tuple[int, ...]:
-    """As many pilots' seeds as it takes to judge a rate on `JUDGED_BY_PILOTS` distinct images, from two to ten."""
-    seen: set[int] = set()
+    """As many pilots' seeds as it takes to judge a rate on `FEW_IMAGES` distinct images, from two to ten.
+
+    With 8 images, as two pilots of 10 a class once had on two classes, a rate is a coin toss.
+    """
+    seen = np.empty(0, dtype=np.int64)
     for count, seed in enumerate(PILOT_SEEDS, start=1):
-        drawn = draw(pool, per_class, seed, last)
-        at = np.searchsorted(pool.indices, drawn)
-        seen.update(tuning_split(drawn, pool.labels[at], pool.keys[at], seed)[1].tolist())
-        if count >= FEWEST_PILOTS and len(seen) >= JUDGED_BY_PILOTS:
+        held = tuning_split(pool, draw(pool, per_class, seed, last), seed)[1]
+        seen = np.union1d(seen, held)
+        if count >= FEWEST_PILOTS and len(seen) >= FEW_IMAGES:
             return PILOT_SEEDS[:count]
     return PILOT_SEEDS
 
