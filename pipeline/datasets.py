@@ -72,10 +72,17 @@ def look(name: str, options: Mapping[str, Any]) -> Listing:
 
 
 def pool_counts(listing: Listing, sources: Iterable[Source]) -> list[int]:
-    """At most so many images of each class can be drawn, as far as names tell."""
+    """At most so many images of each class can be drawn, as far as names tell.
+
+    Raises DatasetError for a class too small to be split.
+    """
     counts = Counter(source.label for source in sources if source.split == "pool")
     every = [counts[label] for label in range(len(listing.classes))]
-    return every if listing.has_test else [count - _test_count(count) for count in every]
+    if listing.has_test:
+        return every
+    for label, count in enumerate(every):
+        _expect_two(listing, label, count, count)
+    return [count - _test_count(count) for count in every]
 
 
 # --- decoding -------------------------------------------------------------------------------------------------------
@@ -101,7 +108,11 @@ def examine(listing: Listing, sources: Sequence[Source], working: int, workers: 
     for _, header in _each(decoding.header, sources, workers, refused):
         sizes.add(header.size)
         deep += header.deep
-    _refuse(refused, "entries can't be used")
+    if len(refused) > len(listing.refused):  # then all that is damaged is named at once, behind its header too
+        refused = list(listing.refused)
+        for _ in _each(decoding.upright, sources, workers, refused):
+            pass
+    _refuse(refused)
     deepest: int | None = None
     notes: tuple[str, ...] = ()
     if deep == len(sources):
@@ -111,7 +122,7 @@ def examine(listing: Listing, sources: Sequence[Source], working: int, workers: 
         notes = (
             f"{deep} of {len(sources)} images have 16 bits and are divided by 256: those that use few bits look dark",
         )
-    _refuse(refused, "images can't be used")
+    _refuse(refused)
     side = min(next(iter(sizes)))
     native = side if sizes == {(side, side)} and side < working else None
     return Look(native, deepest, notes)
@@ -132,7 +143,7 @@ def decode(
     for _, decoded in _each(one, sources, workers, refused):
         if not refused:
             yield decoded
-    _refuse(refused, "images can't be used")
+    _refuse(refused)
 
 
 def _each(
@@ -157,9 +168,9 @@ def _each(
                     yield source, result
 
 
-def _refuse(entries: Sequence[str], what: str) -> None:
+def _refuse(entries: Sequence[str]) -> None:
     if entries:
-        raise DatasetError(f"{len(entries)} {what}:\n  " + "\n  ".join(entries))
+        raise DatasetError(f"can't be used, {len(entries)} in all:\n  " + "\n  ".join(entries))
 
 
 # --- from decoded images to a data set ------------------------------------------------------------------------------
@@ -184,7 +195,7 @@ def settle(listing: Listing, sources: Sequence[Source], ids: Sequence[str], note
     notes = [*listing.notes, *notes]
     copies = len(sources) - len(kept)
     if copies:
-        notes.append(f"{copies} images have the same pixels as another one of their class; each is used once")
+        notes.append(f"copies left out, with the same pixels as another image of their class: {copies}")
     if not listing.has_test:
         kept = _split(listing, kept, Counter(source.label for source in sources))
         notes.append(f"no test split of its own: {TEST_SHARE:.0%} of each class, chosen by their pixels, are tested on")
@@ -204,7 +215,7 @@ def _refuse_groups(groups: Sequence[Sequence[Source]], where: str) -> None:
         lines = [" = ".join(folders.shown(source.name) for source in group) for group in groups[:LISTED]]
         more = [f"and {len(groups) - LISTED} more"] if len(groups) > LISTED else []
         raise DatasetError(
-            f"the same image {where}, {len(groups)} times; keep one of each:\n  " + "\n  ".join([*lines, *more])
+            f"the same image {where}, {len(groups)} in all; keep one of each:\n  " + "\n  ".join([*lines, *more])
         )
 
 
@@ -212,18 +223,23 @@ def _test_count(members: int) -> int:
     return max(1, round(TEST_SHARE * members))
 
 
+def _expect_two(listing: Listing, label: int, different: int, files: int) -> None:
+    if different < 2:
+        copies = f" ({files} copies)" if files > 1 else ""
+        raise DatasetError(
+            f"{listing.name}: class '{folders.shown(listing.classes[label])}' has a single image{copies}; without a "
+            "test folder at least 2 different ones are needed, one to train on and one to test"
+        )
+
+
 def _split(listing: Listing, members: Sequence[Member], files: Mapping[int, int]) -> list[Member]:
     """Put `TEST_SHARE` of each class into the test split, fixed by identity: the same images whatever their names."""
     numbers = uniform(keys_of([member.id for member in members]), 1, "test split")[:, 0]
     ranked = sorted((number, m.id, m) for number, m in zip(numbers.tolist(), members, strict=True))
     result = []
-    for label, name in enumerate(listing.classes):
+    for label in range(len(listing.classes)):
         mine = [member for _, _, member in ranked if member.label == label]
-        if len(mine) < 2:
-            raise DatasetError(
-                f"{listing.name}: class '{folders.shown(name)}' has {len(mine)} different images in {files[label]} "
-                "files; without a test folder at least 2 are needed, one to train on and one to test"
-            )
+        _expect_two(listing, label, len(mine), files[label])
         count = _test_count(len(mine))
         result += [Member(m.id, m.label, "test" if at < count else "pool", m.name, m.row) for at, m in enumerate(mine)]
     return result
@@ -241,7 +257,7 @@ def _folder(options: Mapping[str, Any]) -> Listing:
         f"folder {root.as_posix()}",
         str(options.get("licence", "as given by whoever made the folder")),
         found.classes,
-        lambda: found.sources,
+        found.sources,
         found.stamp,
         found.has_test,
         found.skipped,

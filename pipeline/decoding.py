@@ -41,9 +41,8 @@ def suffix_of(name: str) -> str:
     return name[dot:].lower() if 0 < dot < len(name) - 1 else ""
 
 
-def has_image_suffix(name: str) -> bool:
-    """Whether Pillow decodes files of this name's suffix here."""
-    suffix = suffix_of(name)
+def is_image_suffix(suffix: str) -> bool:
+    """Whether Pillow decodes files of this suffix here."""
     return suffix in USUAL or suffix in _suffixes()
 
 

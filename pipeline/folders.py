@@ -9,12 +9,12 @@ import hashlib
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from pipeline.decoding import Content, DatasetError, has_image_suffix, is_image, suffix_of
+from pipeline.decoding import Content, DatasetError, is_image, is_image_suffix, suffix_of
 from pipeline.files import PARTIAL
 
 Split = Literal["pool", "test", "watch"]
@@ -45,7 +45,7 @@ class Folder:
     """What a folder holds."""
 
     classes: tuple[str, ...]
-    sources: tuple[Source, ...]  # by name
+    sources: Callable[[], Sequence[Source]]  # by name
     skipped: Mapping[str, int]  # reason: how many entries
     refused: tuple[str, ...]  # an entry and why it can't be used
     has_test: bool
@@ -78,9 +78,9 @@ def sort(root: Path) -> Folder:
         notes.append(f"the images in {splits['val']}/ are {seen}")
     return Folder(
         classes,
-        tuple(sorted(walk.sources)),
+        lambda: [Source(*fields) for fields in sorted(walk.found)],
         dict(sorted(walk.skipped.items())),
-        tuple(walk.refused),
+        tuple(sorted(walk.refused)),
         has_test,
         tuple(notes),
         hashlib.sha256("\n".join(sorted(walk.lines)).encode("utf-8", "surrogateescape")).hexdigest(),
@@ -111,7 +111,7 @@ class _Walk:
     def __init__(self, root: str, skipped: Counter[str]) -> None:
         self.root = root
         self.skipped = skipped
-        self.sources: list[Source] = []
+        self.found: list[tuple[str, int, Split, str]] = []  # of every image, a Source's fields
         self.refused: list[str] = []
         self.lines: list[str] = []  # of the stamp
         self._seen: dict[tuple[int, int], str] = {}  # every folder that was read, so that each is read once
@@ -132,7 +132,7 @@ class _Walk:
 
     def read(self, folder: str, label: int, split: Split) -> None:
         """Every image of one class of a split, however deep."""
-        before, left_out = len(self.sources), Counter[str]()
+        before, left_out = len(self.found), Counter[str]()
         refused = len(self.refused)
         todo = [folder]
         while todo:
@@ -143,7 +143,7 @@ class _Walk:
                     todo.append(name)
                     continue
                 try:
-                    reason = self._no_image(entry)
+                    reason = _no_image(entry)
                     stat = entry.stat()
                 except OSError as error:
                     self.refused.append(f"{shown(name)}: {error.strerror}")
@@ -151,10 +151,10 @@ class _Walk:
                 if reason:
                     left_out[reason] += 1
                     continue
-                self.sources.append(Source(name, label, split, entry.path))
+                self.found.append((name, label, split, entry.path))
                 self.lines.append(f"{name}\t{stat.st_size}\t{stat.st_mtime_ns}\t{stat.st_ctime_ns}")
         self.skipped += left_out
-        if split != "watch" and len(self.sources) == before and len(self.refused) == refused:
+        if split != "watch" and len(self.found) == before and len(self.refused) == refused:
             seen = ", ".join(f"{count} {reason}" for reason, count in left_out.items()) or "it is empty"
             self.refused.append(f"{shown(folder)}: no image in this class ({seen})")
 
@@ -185,17 +185,17 @@ class _Walk:
             else:
                 yield entry, entry.is_dir()
 
-    @staticmethod
-    def _no_image(entry: os.DirEntry[str]) -> str:
-        """Why an entry is no image, or nothing."""
-        if not entry.is_file():
-            return NO_FILE
-        if has_image_suffix(entry.name):
-            return ""
-        suffix = suffix_of(entry.name)
-        if suffix:
-            return f"not an image ({shown(suffix)})"
-        return "" if is_image(entry.path) else "no suffix, and no image"
+
+def _no_image(entry: os.DirEntry[str]) -> str:
+    """Why an entry is no image, or nothing."""
+    if not entry.is_file():
+        return NO_FILE
+    suffix = suffix_of(entry.name)
+    if is_image_suffix(suffix):
+        return ""
+    if suffix:
+        return f"not an image ({shown(suffix)})"
+    return "" if is_image(entry.path) else "no suffix, and no image"
 
 
 def _normal(name: str) -> str:
@@ -243,7 +243,7 @@ def _splits(root: Path) -> tuple[dict[str, str], Counter[str]]:
         elif entry.name.lower() in SYSTEM:
             skipped[OF_A_SYSTEM] += 1
         else:  # texts and tables are what one expects beside train
-            skipped[NO_SPLIT] += entry.is_dir() or has_image_suffix(entry.name)
+            skipped[NO_SPLIT] += entry.is_dir() or is_image_suffix(suffix_of(entry.name))
     if "train" not in found:
         raise DatasetError(f"{root}: no folder 'train' with one folder for each class{_hint(root)}")
     return {split: found[split] for split in ("train", "test", "val") if split in found}, +skipped
@@ -274,7 +274,9 @@ def _folders(place: Path) -> list[Path]:
 def _expect_classes(train: Path, classes: Iterable[str], walk: _Walk) -> None:
     names = list(classes)
     if names and all(name.lower() in SPLITS for name in names):
-        raise DatasetError(f"{train}: it holds {', '.join(names)} instead of classes; give {train} or move them up")
+        raise DatasetError(
+            f"{train}: it holds {', '.join(names)} instead of classes; if its classes are in there, give {train}"
+        )
     if len(names) < 2:
         loose = walk.skipped[NO_CLASS]
         raise DatasetError(

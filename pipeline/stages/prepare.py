@@ -16,7 +16,6 @@ from pipeline.params import Study
 from pipeline.preprocessing import Preprocessing
 from pipeline.stages import command, prepared
 from pipeline.stages.prepared import PreparedError
-from pipeline.stages.progress import Progress
 from pipeline.strategies import Crop
 from pipeline.subsets import SubsetError
 
@@ -44,7 +43,9 @@ def prepare(name: str) -> None:
 
 
 def _prepare(study: Study, listing: Listing, crops: Sequence[Crop]) -> None:
-    from pipeline import backbones  # here, since they bring PyTorch, which looking does without
+    # Here, since looking does without PyTorch and a progress bar.
+    from pipeline import backbones
+    from pipeline.stages.progress import Progress
 
     preprocessing = backbones.REGISTRY[study.backbone].preprocessing()
     sources = listing.sources()
