@@ -451,7 +451,8 @@ def test_a_full_disk_is_an_error_and_leaves_no_partial_file(
 
     with monkeypatch.context() as patch:
         if full == "scratch file":
-            patch.setattr("tempfile.TemporaryFile", lambda **_: Path("/dev/full").open("r+b", buffering=0))
+            always_full = Path("/dev/full").open("r+b", buffering=0)  # noqa: SIM115 (the stage closes it)
+            patch.setattr("tempfile.TemporaryFile", lambda **_: always_full)
         else:
             patch.setattr(prepared, "partial_of", on_a_full_disk)
         assert "No space left on device" in project.refusal()
