@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from pipeline.errors import UserError
+from pipeline.folders import DatasetError, formats, suffix_of
 from pipeline.preprocessing import Preprocessing
 from pipeline.strategies import Crop
 
@@ -21,55 +20,8 @@ Pixels = NDArray[np.uint8]
 T = TypeVar("T")
 Content = str | Pixels  # the path of a file, or pixels [H, W, 3] that no file holds one by one
 
-USUAL = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
-# EPS would start another program; the others are recognised by Pillow, not decoded.
-NOT_DECODED = frozenset({"EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG"})
 EIGHT_BIT = frozenset({"1", "L", "P", "CMYK", "YCbCr", "LAB", "HSV", "RGB", "RGBX"})
 WITH_ALPHA = frozenset({"RGBA", "LA", "PA", "La", "RGBa"})
-
-
-class DatasetError(UserError):
-    """A data set that is missing, altered, or can't be used as it is."""
-
-
-# --- what counts as an image ----------------------------------------------------------------------------------------
-
-
-def suffix_of(name: str) -> str:
-    """The suffix of a file's name in small letters, with its dot; empty where it has none."""
-    dot = name.rfind(".")
-    return name[dot:].lower() if 0 < dot < len(name) - 1 else ""
-
-
-def is_image_suffix(suffix: str) -> bool:
-    """Whether Pillow decodes files of this suffix here."""
-    return suffix in USUAL or suffix in _suffixes()
-
-
-def is_image(path: str) -> bool:
-    """Whether a file is an image by its content, whatever its name. Raises OSError where it can't be read."""
-    try:
-        with Image.open(path, formats=_formats("")):
-            return True
-    except UnidentifiedImageError:
-        return False
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        return True  # decoding refuses it by name
-
-
-@functools.cache
-def _suffixes() -> Mapping[str, str]:
-    Image.init()  # imports every plugin; the usual suffixes do without
-    return {suffix: name for suffix, name in Image.EXTENSION.items() if name in Image.OPEN and name not in NOT_DECODED}
-
-
-@functools.cache
-def _formats(suffix: str) -> tuple[str, ...]:
-    """The formats a file may have: those that a signature tells, and the one that its suffix names."""
-    Image.init()
-    told = [name for name in Image.ID if Image.OPEN[name][1] is not None and name not in NOT_DECODED]
-    named = _suffixes().get(suffix)
-    return tuple(told) if named is None or named in told else (*told, named)
 
 
 # --- reading --------------------------------------------------------------------------------------------------------
@@ -107,7 +59,7 @@ def upright(content: Content, deepest: int | None = None) -> Image.Image:
 
 def _opened(path: str, read: Callable[[Image.Image], T]) -> T:
     try:
-        with Image.open(path, formats=_formats(suffix_of(Path(path).name))) as image:
+        with Image.open(path, formats=formats(suffix_of(Path(path).name))) as image:
             limit = Image.MAX_IMAGE_PIXELS
             if limit is not None and image.width * image.height > limit:
                 raise Image.DecompressionBombError(f"{image.width} x {image.height} is over {limit}")

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import unicodedata
@@ -12,14 +13,20 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from pipeline.decoding import Content, DatasetError, is_image, is_image_suffix, suffix_of
+from pipeline.errors import UserError
 from pipeline.files import PARTIAL
+
+if TYPE_CHECKING:
+    from pipeline.decoding import Content
 
 Split = Literal["pool", "test", "watch"]
 
 SPLITS: Mapping[str, str] = {"train": "train", "test": "test", "val": "val", "valid": "val", "validation": "val"}
+USUAL = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
+# EPS would start another program; the others are recognised by Pillow, not decoded.
+NOT_DECODED = frozenset({"EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG"})
 SYSTEM = frozenset({
     "__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "@eadir", "$recycle.bin",
     "system volume information",
@@ -29,6 +36,10 @@ OF_A_SYSTEM = "left by an operating system (Thumbs.db, desktop.ini, __MACOSX)"
 NO_CLASS = "beside the class folders"
 NO_SPLIT = "image or folder beside train"
 NO_FILE = "neither a file nor a folder"
+
+
+class DatasetError(UserError):
+    """A data set that is missing, altered, or can't be used as it is."""
 
 
 class Source(NamedTuple):
@@ -300,3 +311,49 @@ def _differing(train: str, classes: tuple[str, ...], other: str, found: tuple[st
         else:
             result.append(f"{other}/{shown(name)}: {train} has no such class")
     return result + [f"{train}/{shown(name)}: {other} has no such class" for name in missing]
+
+
+# --- what counts as an image ----------------------------------------------------------------------------------------
+
+
+def suffix_of(name: str) -> str:
+    """The suffix of a file's name in small letters, with its dot; empty where it has none."""
+    dot = name.rfind(".")
+    return name[dot:].lower() if 0 < dot < len(name) - 1 else ""
+
+
+def is_image_suffix(suffix: str) -> bool:
+    """Whether Pillow decodes files of this suffix here."""
+    return suffix in USUAL or suffix in _suffixes()
+
+
+def is_image(path: str) -> bool:
+    """Whether a file is an image by its content, whatever its name. Raises OSError where it can't be read."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path, formats=formats("")):
+            return True
+    except UnidentifiedImageError:
+        return False
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        return True  # decoding refuses it by name
+
+
+@functools.cache
+def _suffixes() -> Mapping[str, str]:
+    from PIL import Image  # here and below, since a folder of the usual suffixes is sorted without
+
+    Image.init()  # imports every plugin; the usual suffixes do without
+    return {suffix: name for suffix, name in Image.EXTENSION.items() if name in Image.OPEN and name not in NOT_DECODED}
+
+
+@functools.cache
+def formats(suffix: str) -> tuple[str, ...]:
+    """The formats a file may have: those that a signature tells, and the one that its suffix names."""
+    from PIL import Image
+
+    Image.init()
+    told = [name for name in Image.ID if Image.OPEN[name][1] is not None and name not in NOT_DECODED]
+    named = _suffixes().get(suffix)
+    return tuple(told) if named is None or named in told else (*told, named)

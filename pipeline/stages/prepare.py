@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import logging
 import os
-import tempfile
 from collections import Counter
 from collections.abc import Sequence
 
-import numpy as np
-
 from pipeline import datasets, folders, params
-from pipeline.datasets import Listing
+from pipeline.datasets import DatasetError, Listing
 from pipeline.params import Study
 from pipeline.preprocessing import Preprocessing
-from pipeline.stages import command, prepared
-from pipeline.stages.prepared import PreparedError
+from pipeline.stages import command, noted
 from pipeline.strategies import Crop
-from pipeline.subsets import SubsetError
 
 LOG = logging.getLogger(__name__)
 
@@ -33,18 +28,23 @@ def prepare(name: str) -> None:
     study, crops = loaded.study(name), loaded.crops(name)
     listing = datasets.look(study.dataset.name, study.dataset.options)
     try:
-        if not listing.refused and prepared.is_current(study, listing, crops):
-            prepared.write_card(study, listing, prepared.found(study), crops)
+        if not listing.refused and noted.is_current(study, listing, crops):
+            noted.write_card(study, listing, noted.found(study), crops)
             LOG.info("%s: nothing has changed since its images were prepared", listing.name)
             return
         _prepare(study, listing, crops)
     except OSError as error:
-        raise PreparedError(f"{error.filename or prepared.folder(name)}: {error.strerror or error}") from error
+        raise noted.PreparedError(f"{error.filename or noted.folder(name)}: {error.strerror or error}") from error
 
 
 def _prepare(study: Study, listing: Listing, crops: Sequence[Crop]) -> None:
-    # Here, since looking does without PyTorch and a progress bar.
-    from pipeline import backbones
+    # Here, since a look does without them, and without PyTorch.
+    import tempfile
+
+    import numpy as np
+
+    from pipeline import backbones, identity
+    from pipeline.stages import prepared
     from pipeline.stages.progress import Progress
 
     preprocessing = backbones.REGISTRY[study.backbone].preprocessing()
@@ -52,23 +52,23 @@ def _prepare(study: Study, listing: Listing, crops: Sequence[Crop]) -> None:
     for reason, count in listing.skipped.items():
         LOG.info("%s: skipped %d: %s", listing.name, count, reason)
     if not listing.refused:
-        _expect_enough(study, listing, datasets.pool_counts(listing, sources))
-    headers = datasets.examine(listing, sources, study.resolution, _threads())
-    prepared.claim(study)
+        _expect_enough(study, listing, identity.pool_counts(listing, sources))
+    headers = identity.examine(listing, sources, study.resolution, _threads())
+    noted.claim(study)
     fits: dict[Crop, Preprocessing | None] = {"own": None}  # squares as they come; each crop is cut on the device
     if headers.native is None:
         fits = {crop: preprocessing.at(study.resolution, crop) for crop in crops}
     side = headers.native or study.resolution
-    with tempfile.TemporaryFile(dir=prepared.folder(study.name)) as scratch:
+    with tempfile.TemporaryFile(dir=noted.folder(study.name)) as scratch:
         ids = []
         with Progress(f"{study.name} · decode", len(sources), "image") as bar:
-            for decoded in datasets.decode(sources, fits, headers.deepest, _threads()):
+            for decoded in identity.decode(sources, fits, headers.deepest, _threads()):
                 ids.append(decoded.id)
                 for crop in fits:
                     scratch.write(decoded.stored[crop].tobytes())
                 bar.advance()
         scratch.flush()
-        dataset = datasets.settle(listing, sources, ids, headers.notes)
+        dataset = identity.settle(listing, sources, ids, headers.notes)
         drawable = Counter(member.label for member in dataset.members if member.split == "pool")
         _expect_enough(study, listing, [drawable[label] for label in range(len(listing.classes))])
         # Ordered by identity only now: an image's id, and so its place, follows from its pixels.
@@ -87,7 +87,7 @@ def _prepare(study: Study, listing: Listing, crops: Sequence[Crop]) -> None:
 def _expect_enough(study: Study, listing: Listing, counts: Sequence[int]) -> None:
     for label, count in enumerate(counts):
         if max(study.per_class) > count:
-            raise SubsetError(
+            raise DatasetError(
                 f"studies.{study.name}.per_class: {max(study.per_class)} images a class asked for, but class "
                 f"'{folders.shown(listing.classes[label])}' of {listing.name} has {count}; give at most {min(counts)}"
             )

@@ -7,7 +7,6 @@ import hashlib
 import io
 import json
 import os
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,29 +15,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import UserError
-from pipeline.files import PARTIAL, partial_of, sync_folder, write_atomically
+from pipeline.files import partial_of, sync_folder, write_atomically
 from pipeline.randomness import keys_of
-from pipeline.stages.command import DATA
+from pipeline.stages.noted import CARD, INDEX, PIXELS, images_of, json_of, place_of, record, write_card
+from pipeline.stages.noted import PreparedError as PreparedError
+from pipeline.stages.noted import folder as folder
+from pipeline.stages.noted import write_json as write_json
 from pipeline.strategies import Crop
 from pipeline.subsets import Indices, Pool
 
 if TYPE_CHECKING:
-    from pipeline.datasets import Dataset, Listing
+    from pipeline.datasets import Listing
+    from pipeline.identity import Dataset
     from pipeline.params import Study
     from pipeline.training import Images
 
 Pixels = NDArray[np.uint8]
-
-PIXELS: Mapping[Crop, str] = {"own": "images.npy", "whole": "images_whole.npy"}
-INDEX, CARD, LISTING = "index.csv", "card.json", "listing.json"
-DECODING_VERSION = 1  # raise by hand whenever the stored pixels or ids can change; all images are then decoded anew
-PLACES = ("path", "root", "name", "licence")  # options that say where images are or what they are called, no more
-STALE_AFTER = 600.0  # seconds: what a writer that lives has touched since
-
-
-class PreparedError(UserError):
-    """Prepared data that are missing, made from other parameters, or in the way of a file of the user's own."""
 
 
 @dataclass(frozen=True)
@@ -124,26 +116,7 @@ class Prepared:
         return Pool(np.arange(start, stop), self.labels[start:stop], self.card.classes, self.keys[start:stop])
 
 
-def folder(study: str) -> Path:
-    """Where the prepared data of a study lie."""
-    return DATA / study
-
-
 # --- what prepared data were made from ------------------------------------------------------------------------------
-
-
-def _images_of(study: Study) -> dict[str, Any]:
-    """What the prepared images of a study depend on, beside the files themselves."""
-    spec = study.dataset
-    return {
-        "dataset": {"name": spec.name, **{key: value for key, value in spec.options.items() if key not in PLACES}},
-        "backbone": study.backbone,
-        "resolution": study.resolution,
-    }
-
-
-def _place_of(study: Study) -> dict[str, Any]:
-    return {key: study.dataset.options[key] for key in ("path", "root") if key in study.dataset.options}
 
 
 def _subsets_of(study: Study, data_sha256: str) -> dict[str, Any]:
@@ -177,42 +150,12 @@ def _refuse_other_files(study: Study, stamp: str) -> None:
 
     if datasets.look(study.dataset.name, study.dataset.options).stamp != stamp:
         raise PreparedError(
-            f"{folder(study.name) / CARD} was made from other files than those in {_place_of(study)}; `dvc repro` "
+            f"{folder(study.name) / CARD} was made from other files than those in {place_of(study)}; `dvc repro` "
             f"makes it anew, or `python -m pipeline.stages.prepare {study.name}` does"
         )
 
 
 # --- writing --------------------------------------------------------------------------------------------------------
-
-
-def is_current(study: Study, listing: Listing, crops: Sequence[Crop]) -> bool:
-    """Whether nothing that the prepared images depend on was touched since they were made, nor they themselves."""
-    record = _record(study)
-    if record.get("stamp") != listing.stamp or record.get("made_from") != _made(study, crops):
-        return False
-    return record.get("outputs") == _outputs(folder(study.name), record.get("outputs", {}))
-
-
-def claim(study: Study) -> None:
-    """Make sure that prepare may write its files. Raises PreparedError where another file has one of their names."""
-    place = folder(study.name)
-    record = _record(study)
-    names = (*PIXELS.values(), INDEX, CARD, LISTING)
-    if not record:
-        ours = names[:-1] if "made_from" in _json(place / CARD) else ()  # an earlier edition kept no listing
-    else:
-        ours = (*record["outputs"], LISTING) if "outputs" in record else names
-    foreign = [str(place / name) for name in names if name not in ours and (place / name).exists()]
-    if foreign:
-        raise PreparedError(
-            f"{', '.join(foreign)}: not written by Thaw, which keeps prepared images under such a name; move it away "
-            "or give the study another name"
-        )
-    place.mkdir(parents=True, exist_ok=True)
-    for left in place.glob(f"{PARTIAL}*"):
-        if time.time() - left.stat().st_mtime > STALE_AFTER:
-            left.unlink()
-    write_json(place / LISTING, {"written_by": "thaw"})  # so that what a crash leaves is known as ours
 
 
 def write_pixels(study: Study, crop: Crop, images: Iterable[Pixels], shape: tuple[int, ...]) -> None:
@@ -264,84 +207,19 @@ def write_index(study: Study, listing: Listing, dataset: Dataset, crops: Sequenc
     )
 
 
-def write_card(study: Study, listing: Listing, found: Mapping[str, Any], crops: Sequence[Crop]) -> None:
-    """Write the data card, `found` in the images themselves, and what all was made from; what stands is left alone."""
-    place = folder(study.name)
-    card = {
-        "name": listing.name,
-        "source": listing.origin,
-        "licence": listing.licence,
-        **found,
-        "skipped": listing.skipped,
-        "made_from": {**_images_of(study), "place": _place_of(study)},
-    }
-    text = _as_text(card)
-    if not (place / CARD).exists() or (place / CARD).read_bytes() != text:
-        write_atomically(place / CARD, text)
-    record = {
-        "written_by": "thaw",
-        "stamp": listing.stamp,
-        "made_from": _made(study, crops),
-        "outputs": _outputs(place, (*PIXELS.values(), INDEX, CARD)),
-    }
-    if record != _record(study):
-        write_json(place / LISTING, record)
-
-
-def found(study: Study) -> dict[str, Any]:
-    """What the data card holds that only a look into the images could tell."""
-    card: dict[str, Any] = json.loads((folder(study.name) / CARD).read_text(encoding="utf-8"))
-    keys = ("sha256", "classes", "pool_images", "test_images", "test_class_counts", "copies", "notes")
-    return {key: card[key] for key in keys}
-
-
-def write_json(target: Path, content: Mapping[str, Any]) -> None:
-    """Write indented JSON."""
-    write_atomically(target, _as_text(content))
-
-
-def _as_text(content: Mapping[str, Any]) -> bytes:
-    return (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode()
-
-
 # --- reading --------------------------------------------------------------------------------------------------------
-
-
-def _json(target: Path) -> dict[str, Any]:
-    """An object from a file; empty where there is none."""
-    try:
-        content = json.loads(target.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
-def _record(study: Study) -> dict[str, Any]:
-    """What prepare noted when it wrote its files; empty where it did not."""
-    record = _json(folder(study.name) / LISTING)
-    return record if record.get("written_by") == "thaw" else {}
-
-
-def _made(study: Study, crops: Sequence[Crop]) -> dict[str, Any]:
-    return {**_images_of(study), "crops": list(crops), "decoding": DECODING_VERSION}
-
-
-def _outputs(place: Path, names: Iterable[str]) -> dict[str, list[int]]:
-    """Size and time of each file that is there."""
-    stats = {name: (place / name).stat() for name in names if (place / name).exists()}
-    return {name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()}
 
 
 def read(study: Study) -> Prepared:
     """The prepared data of a study. Raises PreparedError where they were prepared from other parameters or files."""
     place = folder(study.name)
-    card = _json(place / CARD)
+    card = json_of(place / CARD)
     if not card:
         raise PreparedError(f"{place / CARD} is missing; `dvc repro` makes it")
     made_from = card.pop("made_from", {})
-    _refuse_stale(place / CARD, made_from, _images_of(study), f"prepare {study.name}")
-    if made_from.get("place") != _place_of(study):
-        _refuse_other_files(study, _record(study).get("stamp", ""))
+    _refuse_stale(place / CARD, made_from, images_of(study), f"prepare {study.name}")
+    if made_from.get("place") != place_of(study):
+        _refuse_other_files(study, record(study).get("stamp", ""))
     for key in ("classes", "test_class_counts", "notes"):
         card[key] = tuple(card[key])
     with (place / INDEX).open(newline="", encoding="utf-8") as file:
@@ -385,7 +263,7 @@ def write_subsets(study: Study, data_sha256: str, subsets: Subsets) -> None:
 def read_subsets(study: Study, data_sha256: str) -> Subsets:
     """The subsets of a study. Raises PreparedError where they were drawn for other parameters or data."""
     target = folder(study.name) / "subsets.json"
-    content = _json(target)
+    content = json_of(target)
     if not content:
         raise PreparedError(f"{target} is missing; `dvc repro` makes it")
     _refuse_stale(target, content.get("made_from", {}), _subsets_of(study, data_sha256), f"subset {study.name}")

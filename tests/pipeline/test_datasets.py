@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline import datasets, decoding
-from pipeline.datasets import Dataset, DatasetError
+from pipeline import datasets, decoding, identity
+from pipeline.datasets import DatasetError
+from pipeline.identity import Dataset
 from pipeline.preprocessing import Preprocessing
 from tests.conftest import write_image_folder
 
@@ -22,9 +23,9 @@ PREPROCESSING = Preprocessing(40, 32, "bicubic", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5
 def settled(name: str, options: dict[str, str]) -> Dataset:
     listing = datasets.look(name, options)
     sources = listing.sources()
-    headers = datasets.examine(listing, sources, 32, 2)
-    ids = [decoded.id for decoded in datasets.decode(sources, {}, headers.deepest, 2)]
-    return datasets.settle(listing, sources, ids)
+    headers = identity.examine(listing, sources, 32, 2)
+    ids = [decoded.id for decoded in identity.decode(sources, {}, headers.deepest, 2)]
+    return identity.settle(listing, sources, ids)
 
 
 def folder(path: Path) -> Dataset:
@@ -130,7 +131,7 @@ def test_an_image_is_fitted_as_by_resizing_all_of_it_and_cutting_the_centre(
 def test_images_smaller_than_the_working_size_are_stored_as_they_are(image_folder: Path) -> None:
     def native(working: int) -> int | None:
         listing = datasets.look("folder", {"path": str(image_folder)})
-        return datasets.examine(listing, listing.sources(), working, 2).native
+        return identity.examine(listing, listing.sources(), working, 2).native
 
     assert native(32) == 24
     assert native(24) is None
@@ -174,7 +175,7 @@ def test_cifar10_is_read_from_its_files_on_disk(cifar10: Path) -> None:
     assert len(dataset.members) == 60
     assert sum(member.split == "test" for member in dataset.members) == 20
     listing = datasets.look("cifar10", {"root": str(cifar10)})
-    assert datasets.examine(listing, listing.sources(), 96, 1).native == 32
+    assert identity.examine(listing, listing.sources(), 96, 1).native == 32
 
 
 def test_an_altered_cifar10_file_is_noticed_and_refused_before_it_is_parsed(cifar10: Path) -> None:
