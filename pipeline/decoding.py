@@ -50,7 +50,7 @@ def deepest(content: Content) -> int:
 def upright(content: Content, deepest: int | None = None) -> Image.Image:
     """Decode to upright RGB: alpha over white, 16-bit grey divided by 256, or scaled so that `deepest` is white.
 
-    Raises DatasetError.
+    Raises DatasetError, also above Pillow's limit of 89 million pixels: so one image takes at most 270 MB as RGB.
     """
     if not isinstance(content, str):
         return Image.fromarray(content)
