@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.backbones import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
-from pipeline.randomness import numpy_stream
+from pipeline.backbones import IMAGENET_MEAN, IMAGENET_STD
+from pipeline.preprocessing import Preprocessing
+from pipeline.randomness import Keys, uniform
 from pipeline.strategies import Augmentation, Normalisation
 
 FLIP = 0.5  # probability of a horizontal flip
@@ -18,21 +17,10 @@ CROP_AREA = (0.5, 1.0)  # of the image, uniform; the aspect ratio is kept
 JITTER = 0.3  # brightness, contrast and saturation are each scaled by 1 ± this, uniform
 
 
-@dataclass(frozen=True)
-class Draws:
-    """The random numbers of one epoch: row i belongs to image i of the data set, whoever else is drawn."""
-
-    uniform: NDArray[np.float64]  # [images of the data set, 7] in [0, 1)
-
-    @staticmethod
-    def of(seed: int, epoch: int, images: int) -> Draws:
-        """A function of (seed, epoch, image): the rows before an image don't depend on how many follow."""
-        return Draws(numpy_stream("augmentation", seed, epoch).random((images, 7)))
-
-    def flips(self, indices: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Which of the images at `indices` are flipped this epoch."""
-        result: NDArray[np.bool_] = self.uniform[indices, 0] < FLIP
-        return result
+def flips(keys: Keys, seed: int, epoch: int) -> NDArray[np.bool_]:
+    """Which of the images with these keys are flipped this epoch."""
+    result: NDArray[np.bool_] = uniform(keys, 1, "augmentation", seed, epoch)[:, 0] < FLIP
+    return result
 
 
 def to_resolution(images: Tensor, preprocessing: Preprocessing) -> Tensor:
@@ -66,28 +54,28 @@ def normalise(images: Tensor, preprocessing: Preprocessing, normalisation: Norma
     return ((images.float() - shift) * scale).contiguous(memory_format=torch.channels_last)
 
 
-def augment(images: Tensor, indices: NDArray[np.int64], draws: Draws, augmentation: Augmentation) -> Tensor:
-    """Augment images [N, 3, H, W] in 0..255, image n by the random numbers of data set image `indices[n]`."""
-    if augmentation == "none":
+def augment(images: Tensor, keys: Keys, seed: int, epoch: int, kind: Augmentation) -> Tensor:
+    """Augment images [N, 3, H, W] in 0..255, each by the random numbers of (seed, epoch, its key) alone."""
+    if kind == "none":
         return images
-    if augmentation == "crop_and_colour":
-        images = _crop_and_colour(images, draws.uniform[indices])
-    flips = torch.from_numpy(draws.flips(indices)).to(images.device).view(-1, 1, 1, 1)
-    return torch.where(flips, images.flip(3), images)
+    if kind == "crop_and_colour":
+        images = _crop_and_colour(images, uniform(keys, 7, "augmentation", seed, epoch))
+    flipped = torch.from_numpy(flips(keys, seed, epoch)).to(images.device).view(-1, 1, 1, 1)
+    return torch.where(flipped, images.flip(3), images)
 
 
-def _crop_and_colour(images: Tensor, uniform: NDArray[np.float64]) -> Tensor:
+def _crop_and_colour(images: Tensor, numbers: NDArray[np.float64]) -> Tensor:
     """A random crop of `CROP_AREA` back at full size, then brightness, contrast and saturation by `JITTER`."""
     count, _, high, wide = images.shape
     low, top = CROP_AREA
-    side = torch.from_numpy(np.sqrt(low + (top - low) * uniform[:, 1])).float().to(images.device)
-    centre = (1 - side).unsqueeze(1) * (2 * torch.from_numpy(uniform[:, 2:4]).float().to(images.device) - 1)
+    side = torch.from_numpy(np.sqrt(low + (top - low) * numbers[:, 1])).float().to(images.device)
+    centre = (1 - side).unsqueeze(1) * (2 * torch.from_numpy(numbers[:, 2:4]).float().to(images.device) - 1)
     affine = torch.zeros(count, 2, 3, device=images.device)
     affine[:, 0, 0] = affine[:, 1, 1] = side
     affine[:, :, 2] = centre
     grid = torch.nn.functional.affine_grid(affine, [count, 3, high, wide], align_corners=False)
     cropped = torch.nn.functional.grid_sample(images.float(), grid, padding_mode="reflection", align_corners=False)
-    factors = torch.from_numpy(1 - JITTER + 2 * JITTER * uniform[:, 4:7]).float().to(images.device)
+    factors = torch.from_numpy(1 - JITTER + 2 * JITTER * numbers[:, 4:7]).float().to(images.device)
     brightness, contrast, saturation = factors.view(count, 3, 1, 1, 1).unbind(1)
     bright = cropped * brightness
     grey = bright.mean((1, 2, 3), keepdim=True)

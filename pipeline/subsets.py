@@ -1,107 +1,147 @@
-"""Nested, stratified draws per seed: what is trained on, split for tuning, and watched as validation."""
+"""Nested, stratified draws per seed: what is trained on, split for tuning, judged, and watched as validation."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.randomness import numpy_stream
+from pipeline.errors import UserError
+from pipeline.randomness import Keys, uniform
 from pipeline.strategies import ALL
+from pipeline.tuning import FEW_IMAGES, PILOT_SEEDS
 
 Indices = NDArray[np.int64]
 
-RESERVED = 500  # pool images that draws touch last, so that validation can be watched on them
-RESERVED_SHARE = 0.2  # and never more of the pool than this
+RESERVED_SHARE = 0.2  # never more of the pool than this is kept for watching
 TUNING_SHARE = 0.8  # of a pilot's drawn images are trained on; the rest chooses the rate
+FEWEST_PILOTS = 2
 
 
-class SubsetError(ValueError):
+class SubsetError(UserError):
     """More images asked for than there are."""
 
 
 @dataclass(frozen=True)
 class Pool:
-    """The images that draws may take: their positions in the data set and their classes."""
+    """Some images of a data set: what draws may take, or what is judged."""
 
-    indices: Indices  # [n] positions in the prepared array
+    indices: Indices  # [n] positions in the prepared array, ascending
     labels: Indices  # [n] class of each
     classes: tuple[str, ...]
-    sha256: str  # of the data set: with the seed, all that a draw depends on
+    keys: Keys  # [n] what random numbers depend on, never the position
 
-    def of_class(self, label: int) -> Indices:
-        """Positions of the images of one class, in ascending order."""
-        members: Indices = self.indices[self.labels == label]
-        return members
+    def ranked(self, *stream: str | int) -> Indices:
+        """Places 0 to n - 1 in the order of the images' random numbers in `stream`."""
+        order: Indices = np.lexsort((self.keys, uniform(self.keys, 1, *stream)[:, 0]))
+        return order
 
-
-def reserved(pool: Pool) -> Indices:
-    """The images that draws take last, natural class shares, in the order in which they are watched.
-
-    They depend on the data set alone, so every study of the same data watches the same ones.
-    """
-    wanted = min(RESERVED, int(len(pool.indices) * RESERVED_SHARE))
-    order = numpy_stream("reserved", pool.sha256).permutation(len(pool.indices))
-    labels = pool.labels[order]
-    # Every prefix has natural shares: image j of a class with n images stands at (j + 1/2) / n of the line.
-    place = np.empty(len(order))
-    for label in range(len(pool.classes)):
-        members = np.flatnonzero(labels == label)
-        place[members] = (np.arange(len(members)) + 0.5) / max(len(members), 1)
-    return pool.indices[order[np.argsort(place, kind="stable")]][:wanted]
+    def in_natural_shares(self, *stream: str | int) -> Indices:
+        """All positions in a random order of which every beginning has the classes' shares."""
+        order = self.ranked(*stream)
+        labels = self.labels[order]
+        # Image j of a class with n images stands at (j + 1/2) / n of the line.
+        place = np.empty(len(order))
+        for label in range(len(self.classes)):
+            members = np.flatnonzero(labels == label)
+            place[members] = (np.arange(len(members)) + 0.5) / max(len(members), 1)
+        result: Indices = self.indices[order[np.lexsort((labels, place))]]
+        return result
 
 
-def draw(pool: Pool, per_class: int, seed: int) -> Indices:
+def reserved(pool: Pool, at_most: int) -> Indices:
+    """The images that draws take last, natural class shares, in the order in which they are watched."""
+    return pool.in_natural_shares("reserved")[: min(at_most, int(len(pool.indices) * RESERVED_SHARE))]
+
+
+def draw(pool: Pool, per_class: int, seed: int, last: Indices) -> Indices:
     """The `per_class` images of each class that `seed` draws: [classes × per_class], class by class; or ALL, the pool.
 
-    Nested: fewer images of the same seed are the first of each class. Raises SubsetError where a class is too small.
+    Those with the smallest random numbers, `last` after all others. Nested: fewer images of the same seed are the
+    first of each class. Raises SubsetError where a class is too small.
     """
-    last = set(reserved(pool).tolist())
+    order = pool.ranked("draw", seed)
+    late = np.isin(pool.indices[order], last)
+    order = np.concatenate([order[~late], order[late]])
     chosen = []
     for label, name in enumerate(pool.classes):
-        members = pool.of_class(label)
+        members = pool.indices[order[pool.labels[order] == label]]
         if len(members) < per_class:
             raise SubsetError(
                 f"per_class: {per_class} images of class '{name}' asked for, but only {len(members)} can be drawn"
             )
-        shuffled = numpy_stream("draw", pool.sha256, seed, label).permutation(members)
-        late = np.fromiter((index in last for index in shuffled), bool, len(shuffled))
-        wanted = len(members) if per_class == ALL else per_class
-        chosen.append(np.concatenate([shuffled[~late], shuffled[late]])[:wanted])
+        chosen.append(members if per_class == ALL else members[:per_class])
     return np.concatenate(chosen)
 
 
-def tuning_split(drawn: Indices, labels: Indices) -> tuple[Indices, Indices]:
-    """Split a draw, `labels` its classes, into what a pilot trains on and what judges it: 80/20 within each class.
+def tuning_split(pool: Pool, drawn: Indices, seed: int) -> tuple[Indices, Indices]:
+    """Split a pilot's draw into what it trains on and what judges it: 80/20 within each class.
 
-    Raises SubsetError where a class would be left without an image on either side.
+    Keyed by the pilot's seed, since with ALL every pilot draws the same images and has to hold out others. Raises
+    SubsetError where a class would be left without an image on either side.
     """
-    kept, held = [], []
-    for label in dict.fromkeys(labels.tolist()):
-        members = drawn[labels == label]
-        cut = min(round(TUNING_SHARE * len(members)), len(members) - 1)
-        if cut < 1:
+    at = np.searchsorted(pool.indices, drawn)
+    labels, keys = pool.labels[at], pool.keys[at]
+    order = np.lexsort((keys, uniform(keys, 1, "tuning split", seed)[:, 0]))
+    judges = np.zeros(len(drawn), dtype=np.bool_)
+    for label in np.unique(labels):
+        members = order[labels[order] == label]
+        kept = min(round(TUNING_SHARE * len(members)), len(members) - 1)
+        if kept < 1:
             raise SubsetError(
                 f"per_class: {len(members)} images a class can't be split for tuning; at least 2 are needed"
             )
-        kept.append(members[:cut])
-        held.append(members[cut:])
-    return np.concatenate(kept), np.concatenate(held)
+        judges[members[: len(members) - kept]] = True
+    return drawn[~judges], drawn[judges]
 
 
-def watched(pool: Pool, draws: Iterable[Indices], at_most: int) -> Indices:
-    """The pool images watched as validation: the first reserved ones that no draw took; empty where none is left."""
-    taken: set[int] = set()
-    for drawn in draws:
-        taken.update(drawn.tolist())
-    free = [index for index in reserved(pool).tolist() if index not in taken]
-    return np.array(free[:at_most], dtype=np.int64)
+def pilots(pool: Pool, per_class: int, last: Indices) -> tuple[int, ...]:
+    """As many pilots' seeds as it takes to judge a rate on `FEW_IMAGES` distinct images, from two to ten.
+
+    With 8 images, as two pilots of 10 a class once had on two classes, a rate is a coin toss.
+    """
+    seen = np.empty(0, dtype=np.int64)
+    for count, seed in enumerate(PILOT_SEEDS, start=1):
+        held = tuning_split(pool, draw(pool, per_class, seed, last), seed)[1]
+        seen = np.union1d(seen, held)
+        if count >= FEWEST_PILOTS and len(seen) >= FEW_IMAGES:
+            return PILOT_SEEDS[:count]
+    return PILOT_SEEDS
 
 
-def overlap(draws: list[Indices]) -> float:
-    """The mean share of images that two draws have in common; 0 for a single draw."""
-    sets = [set(drawn.tolist()) for drawn in draws]
-    pairs = [(a, b) for i, a in enumerate(sets) for b in sets[:i]]
-    return float(np.mean([len(a & b) / len(a) for a, b in pairs])) if pairs else 0.0
+def judged(test: Pool, at_most: int | None) -> Indices:
+    """The test images that are used, in ascending order: all, or `at_most` in natural shares, nested.
+
+    Raises SubsetError where a class would be left without a test image.
+    """
+    chosen = test.in_natural_shares("test subset")[:at_most]
+    present = set(test.labels[np.isin(test.indices, chosen)].tolist())
+    for label, name in enumerate(test.classes):
+        if label not in present:
+            raise SubsetError(f"test_images: {at_most} in natural shares leave class '{name}' without one; give more")
+    return np.sort(chosen)
+
+
+def watched(candidates: Indices, draws: Iterable[Indices], at_most: int) -> Indices:
+    """The images watched as validation: the first candidates that no draw took; empty where none is left."""
+    taken = np.concatenate([np.empty(0, dtype=np.int64), *draws])
+    return candidates[~np.isin(candidates, taken)][:at_most]
+
+
+def overlap(draws: Sequence[Indices], labels: Indices) -> float:
+    """The mean share of a class' images that two draws have in common, of the class where it is highest.
+
+    `labels` are the classes of the data set's images. 0 for a single draw. A mean over the classes would be no bound:
+    a small class whose images return in every draw can carry the whole difference.
+    """
+    if len(draws) < 2:
+        return 0.0
+    times = np.bincount(np.concatenate(draws), minlength=len(labels))  # in how many draws an image is
+    pairs = len(draws) * (len(draws) - 1)
+    shares = []
+    for label in np.unique(labels[draws[0]]):
+        mine = times[labels == label]
+        shares.append(float((mine * (mine - 1)).sum()) * len(draws) / (pairs * int(mine.sum())))
+    return max(shares)

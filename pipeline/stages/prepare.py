@@ -1,49 +1,104 @@
-"""Stage `prepare`: list, check, hash and decode a study's images once."""
+"""Stage `prepare`: list a study's images; where any was touched, check, identify and decode them all."""
 
 from __future__ import annotations
 
 import logging
 import os
 from collections import Counter
+from collections.abc import Sequence
 
-import numpy as np
-
-from pipeline import backbones, datasets, params
-from pipeline.stages import command, prepared
-from pipeline.stages.progress import Progress
-from pipeline.subsets import SubsetError
+from pipeline import datasets, folders, params
+from pipeline.datasets import DatasetError, Listing
+from pipeline.params import Study
+from pipeline.preprocessing import Preprocessing
+from pipeline.stages import command, noted
+from pipeline.strategies import Crop
 
 LOG = logging.getLogger(__name__)
 
+BLOCK = 256  # images copied at once
+
 
 def prepare(name: str) -> None:
-    """Write data/<study>/: images.npy, index.csv, card.json."""
-    study = params.load().study(name)
-    preprocessing = backbones.REGISTRY[study.backbone].preprocessing().at(study.resolution)
-    dataset = datasets.load(study.dataset.name, study.dataset.options)
-    counts = Counter(source.label for source in dataset.sources if not source.test)
-    for label, class_name in enumerate(dataset.classes):
-        if max(study.per_class) > counts[label]:
-            raise SubsetError(
-                f"studies.{name}.per_class: {max(study.per_class)} images a class asked for, "
-                f"but class '{class_name}' of {dataset.name} has {counts[label]}; give at most {min(counts.values())}"
+    """Write data/<study>/: images.npy (images_whole.npy where a strategy cuts nothing off), index.csv, card.json.
+
+    Leaves them as they are where the files' names, sizes and times are those of last time.
+    """
+    loaded = params.load()
+    study, crops = loaded.study(name), loaded.crops(name)
+    listing = datasets.look(study.dataset.name, study.dataset.options)
+    try:
+        if not listing.refused and noted.is_current(study, listing, crops):
+            noted.write_card(study, listing, noted.found(study), crops)
+            LOG.info("%s: nothing has changed since its images were prepared", listing.name)
+            return
+        _prepare(study, listing, crops)
+    except OSError as error:
+        raise noted.PreparedError(f"{error.filename or noted.folder(name)}: {error.strerror or error}") from error
+
+
+def _prepare(study: Study, listing: Listing, crops: Sequence[Crop]) -> None:
+    # Here, since a look does without them, and without PyTorch.
+    import tempfile
+
+    import numpy as np
+
+    from pipeline import backbones, identity
+    from pipeline.stages import prepared
+    from pipeline.stages.progress import Progress
+
+    preprocessing = backbones.REGISTRY[study.backbone].preprocessing()
+    sources = listing.sources()
+    for reason, count in listing.skipped.items():
+        LOG.info("%s: skipped %d: %s", listing.name, count, reason)
+    if not listing.refused:
+        _expect_enough(study, listing, identity.pool_counts(listing, sources))
+    headers = identity.examine(listing, sources, study.resolution, _threads())
+    noted.claim(study)
+    fits: dict[Crop, Preprocessing | None] = {"own": None}  # squares as they come; each crop is cut on the device
+    if headers.native is None:
+        fits = {crop: preprocessing.at(study.resolution, crop) for crop in crops}
+    side = headers.native or study.resolution
+    with tempfile.TemporaryFile(dir=noted.folder(study.name)) as scratch:
+        ids = []
+        with Progress(f"{study.name} · decode", len(sources), "image") as bar:
+            for decoded in identity.decode(sources, fits, headers.deepest, _threads()):
+                ids.append(decoded.id)
+                for crop in fits:
+                    scratch.write(decoded.stored[crop].tobytes())
+                bar.advance()
+        scratch.flush()
+        dataset = identity.settle(listing, sources, ids, headers.notes)
+        drawable = Counter(member.label for member in dataset.members if member.split == "pool")
+        _expect_enough(study, listing, [drawable[label] for label in range(len(listing.classes))])
+        # Ordered by identity only now: an image's id, and so its place, follows from its pixels.
+        rows = np.array([member.row for member in dataset.members])
+        stored = np.memmap(scratch, np.uint8, "r", shape=(len(sources), len(fits), side, side, 3))
+        for at, crop in enumerate(fits):
+            blocks = (stored[rows[start : start + BLOCK], at] for start in range(0, len(rows), BLOCK))
+            prepared.write_pixels(study, crop, blocks, (len(rows), side, side, 3))
+    prepared.keep_pixels(study, fits)
+    prepared.write_index(study, listing, dataset, crops)
+    for note in dataset.notes:
+        LOG.info("%s: %s", listing.name, note)
+    LOG.info("%s: %d images of %d classes, stored at %d px", listing.name, len(rows), len(listing.classes), side)
+
+
+def _expect_enough(study: Study, listing: Listing, counts: Sequence[int]) -> None:
+    for label, count in enumerate(counts):
+        if max(study.per_class) > count:
+            raise DatasetError(
+                f"studies.{study.name}.per_class: {max(study.per_class)} images a class asked for, but class "
+                f"'{folders.shown(listing.classes[label])}' of {listing.name} has {count}; give at most {min(counts)}"
             )
-    native = datasets.stored_size(dataset, preprocessing)
-    side = native or preprocessing.crop
-    target = prepared.pixels_path(name)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(".partial-images.npy")
-    shape = (len(dataset.sources), side, side, 3)
-    pixels = np.lib.format.open_memmap(partial, mode="w+", dtype=np.uint8, shape=shape)
-    with Progress(f"{name} · decode", len(dataset.sources), "image") as bar:
-        for position, image in enumerate(datasets.decode(dataset, preprocessing, native, len(os.sched_getaffinity(0)))):
-            pixels[position] = image
-            bar.advance()
-    pixels.flush()
-    partial.replace(target)
-    prepared.write_index(study, dataset)
-    LOG.info("%s: %d images of %d classes, stored at %d px", dataset.name, shape[0], len(dataset.classes), side)
+
+
+def _threads() -> int:
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # macOS has none
+        return os.cpu_count() or 1
 
 
 if __name__ == "__main__":
-    command.main(prepare, "List, check, hash and decode the images of a study.")
+    command.main(prepare, "List, check, identify and decode the images of a study.")
