@@ -10,36 +10,23 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from pipeline.convolutions import MirrorImage, mirror_same_padding
-from pipeline.strategies import GROUPS, Weights
+from pipeline.convolutions import MirrorImage, clamp_in_place, fold_batch_norms, mirror_same_padding
+from pipeline.errors import UserError
+from pipeline.preprocessing import Preprocessing
+from pipeline.strategies import BACKBONES, GROUPS, Norm, Weights
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 IMAGENET_CLASSES = 1000
 
 
-class WeightsError(RuntimeError):
+class WeightsError(UserError):
     """A weight file that is missing, altered, or made for another model."""
-
-
-@dataclass(frozen=True)
-class Preprocessing:
-    """What weights expect of an image: shorter side to `resize`, centre crop, scale to [0, 1], normalise."""
-
-    resize: int  # pixels of the shorter side
-    crop: int  # pixels of the square cut from the centre
-    interpolation: Literal["bilinear", "bicubic"]
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-
-    def at(self, resolution: int) -> Preprocessing:
-        """The same preprocessing for a crop of `resolution` pixels, the shorter side in proportion."""
-        resize = max(resolution, round(self.resize * resolution / self.crop))
-        return Preprocessing(resize, resolution, self.interpolation, self.mean, self.std)
 
 
 @dataclass(frozen=True)
@@ -96,6 +83,27 @@ class TorchvisionWeights:
 
 
 @dataclass(frozen=True)
+class FileWeights:
+    """A file of one's own: the backbone's tensors under its names, .safetensors or saved by torch."""
+
+    path: Path
+
+    @property
+    def sha256(self) -> str:
+        """Nothing is known before it is read: any content is the right one."""
+        return ""
+
+    def find(self) -> Path:
+        """Where the file lies. Raises WeightsError where it doesn't."""
+        if not self.path.is_file():
+            raise WeightsError(f"there is no weight file {self.path}; give its path from the repository's root")
+        return self.path
+
+
+Source = PackageWeights | TorchvisionWeights | FileWeights
+
+
+@dataclass(frozen=True)
 class Backbone:
     """One registry entry: how to build a model and split it into groups, and what its weights expect."""
 
@@ -106,11 +114,9 @@ class Backbone:
     split: Callable[[nn.Module], Mapping[str, nn.Module]]  # everything but the head; the last group gives [N, features]
 
     @property
-    def weights_name(self) -> str:
-        """The weights, as a report names them."""
-        if isinstance(self.weights, PackageWeights):
-            return f"ImageNet, package {self.weights.package.replace('_', '-')}"
-        return f"ImageNet, torchvision {self.weights.enum}.{self.weights.member}"
+    def norm(self) -> Norm:
+        """The kind of its normalisation layers."""
+        return BACKBONES[self.name]
 
 
 class GroupedModel(nn.Module):
@@ -137,7 +143,21 @@ class GroupedModel(nn.Module):
         return self.groups[name]
 
 
-def read_weights(source: PackageWeights | TorchvisionWeights) -> tuple[Mapping[str, Tensor], str]:
+def weights_of(name: str, path: str | None = None) -> Source:
+    """Where the pretrained weights of backbone `name` come from: a file of one's own, or the registry."""
+    return REGISTRY[name].weights if path is None else FileWeights(Path(path))
+
+
+def weights_name(source: Source) -> str:
+    """The weights, as a report names them."""
+    if isinstance(source, PackageWeights):
+        return f"ImageNet, package {source.package.replace('_', '-')}"
+    if isinstance(source, TorchvisionWeights):
+        return f"ImageNet, torchvision {source.enum}.{source.member}"
+    return f"own file {source.path.name}"
+
+
+def read_weights(source: Source) -> tuple[Mapping[str, Tensor], str]:
     """Load a state dict and give it with the SHA-256 of its file, hashed anew at every load.
 
     No pickled code is run. Raises WeightsError where the file is missing, altered or no state dict.
@@ -154,9 +174,28 @@ def read_weights(source: PackageWeights | TorchvisionWeights) -> tuple[Mapping[s
             "the file is damaged or altered: delete it and install it anew"
         )
     try:
-        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        if path.suffix == ".safetensors":
+            state: Mapping[str, Tensor] = safetensors.torch.load(content)
+        else:
+            state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:
         raise WeightsError(f"{path} is not a plain file of tensors and is not run: {error}") from error
+    if not isinstance(state, Mapping):
+        raise WeightsError(f"{path} is not a plain file of tensors under names, but a {type(state).__name__}")
+    others = [str(key) for key, value in state.items() if not isinstance(value, Tensor)]
+    if others:
+        raise WeightsError(f"{path} holds more than tensors ({', '.join(others)}); save the model's state_dict() alone")
+    return state, digest
+
+
+def pretrained(name: str, path: str | None = None) -> tuple[Mapping[str, Tensor], str]:
+    """The weights that backbone `name` starts from and the SHA-256 of their file, sure to fit.
+
+    Raises WeightsError, before anything is built, with all names and shapes that differ.
+    """
+    state, digest = read_weights(weights_of(name, path))
+    with torch.device("meta"):
+        _matched(REGISTRY[name].build(), state, name)
     return state, digest
 
 
@@ -180,9 +219,11 @@ def build(
         torch.manual_seed(body_seed)
         model = entry.build()
         if weights == "pretrained":
-            _load(model, read_weights(entry.weights)[0] if state is None else state, name)
+            given = read_weights(entry.weights)[0] if state is None else state
+            model.load_state_dict(_matched(model, given, name))
         groups = OrderedDict(entry.split(model))
         features = _features(groups)
+    fold_batch_norms(nn.Sequential(*groups.values()))
     groups["head"] = nn.Sequential(nn.Dropout(dropout), _linear(features, classes, head_seed))
     return GroupedModel(groups, features).to(memory_format=torch.channels_last)
 
@@ -203,29 +244,21 @@ def _linear(features: int, classes: int, seed: int) -> nn.Linear:
         return nn.Linear(features, classes)
 
 
-def _load(model: nn.Module, state: Mapping[str, Tensor], name: str) -> None:
-    """Copy a state dict by name, or by order where a package names the same tensors otherwise."""
+def _matched(model: nn.Module, state: Mapping[str, Tensor], name: str) -> Mapping[str, Tensor]:
+    """A state dict under the model's names, given under them or, by a package that has its own, in the same order."""
     own = model.state_dict()
-    if set(own) != set(state):
-        differing = [
-            f"{theirs} {tuple(state[theirs].shape)} for {ours} {tuple(own[ours].shape)}"
-            for ours, theirs in zip(own, state, strict=False)
-            if own[ours].shape != state[theirs].shape
-        ]
-        if len(own) != len(state) or differing:
-            raise WeightsError(
-                f"the weights don't fit {name}: {len(state)} tensors for {len(own)}; "
-                + ("; ".join(differing[:8]) or "the shapes of those at hand agree")
-            )
-        state = dict(zip(own, state.values(), strict=True))
-    wrong = [
-        f"{key} {tuple(state[key].shape)} for {tuple(own[key].shape)}"
-        for key in own
-        if own[key].shape != state[key].shape
+    if own.keys().isdisjoint(state) and [value.shape for value in own.values()] == [v.shape for v in state.values()]:
+        return dict(zip(own, state.values(), strict=True))
+    differing = [f"{key} is missing" for key in own if key not in state]
+    differing += [f"{key} is unknown" for key in state if key not in own]
+    differing += [
+        f"{key} {tuple(state[key].shape)} for {tuple(value.shape)}"
+        for key, value in own.items()
+        if key in state and state[key].shape != value.shape
     ]
-    if wrong:
-        raise WeightsError(f"the weights don't fit {name}: {'; '.join(wrong[:8])}")
-    model.load_state_dict(state)
+    if differing:
+        raise WeightsError(f"the weights don't fit {name}: {'; '.join(differing)}")
+    return state
 
 
 def _features(groups: Mapping[str, nn.Module]) -> int:
@@ -279,6 +312,7 @@ def _efficientnet_lite(size: int, sha256: str) -> Backbone:
 
     def split(model: Any) -> Mapping[str, nn.Module]:
         mirror_same_padding(model)
+        clamp_in_place(model)
         blocks = model.blocks
         return {
             "stem": nn.Sequential(MirrorImage(), model.conv_stem, model.bn1, blocks[0]),
@@ -339,6 +373,18 @@ def _split_convnext_tiny(model: Any) -> Mapping[str, nn.Module]:
     }
 
 
+def _split_squeezenet1_1(model: Any) -> Mapping[str, nn.Module]:
+    # Cut where the map halves. Its classifier is a convolution before the pooling: the head replaces it.
+    features = model.features
+    return {
+        "stem": features[:3],
+        "stage1": features[3:5],
+        "stage2": features[5:8],
+        "stage3": features[8:11],
+        "stage4": nn.Sequential(features[11:], nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+    }
+
+
 REGISTRY: Mapping[str, Backbone] = {
     backbone.name: backbone
     for backbone in (
@@ -349,5 +395,6 @@ REGISTRY: Mapping[str, Backbone] = {
         _torchvision("resnet50", "ResNet50_Weights", "IMAGENET1K_V2", _split_resnet),
         _torchvision("mobilenet_v3_large", "MobileNet_V3_Large_Weights", "IMAGENET1K_V2", _split_mobilenet_v3_large),
         _torchvision("convnext_tiny", "ConvNeXt_Tiny_Weights", "IMAGENET1K_V1", _split_convnext_tiny),
+        _torchvision("squeezenet1_1", "SqueezeNet1_1_Weights", "IMAGENET1K_V1", _split_squeezenet1_1),
     )
 }

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline import augmentation, phases
+from pipeline import phases, prefix
 from pipeline.randomness import numpy_stream, seed_of
 from pipeline.strategies import Phase, Strategy
 from pipeline.training import Task, Training, surroundings
@@ -55,16 +55,16 @@ def explore(training: Training, phase: Phase) -> RangeTest:
     task, strategy, losses = training.task, training.strategy, []
     scales = np.geomspace(LOWEST, HIGHEST, STEPS)
     with _untouched(training):
-        phases.freeze(training.model, phase, strategy.batch_norm)
-        optimizer = phases.optimizer(training.model, phase)
+        phases.freeze(training.model, phase, strategy)
+        optimizer = phases.optimizer(training.model, phase, strategy)
         training.model.eval()
-        kept, _ = training.shortcut(phase)
-        phases.set_training(training.model, phase, strategy.batch_norm, strategy.frozen_groups)
+        views = prefix.views(strategy.augmentation) or 1
+        kept = training.kept(task.train, training.train_images, prefix.start_of(strategy, phase), views)
+        phases.set_training(training.model, phase, strategy)
         for step, (positions, epoch) in zip(range(STEPS), _batches(task), strict=False):
-            draws = augmentation.Draws.of(task.cell.seed, epoch, task.dataset_images)
             phases.set_rates(optimizer, phase, float(scales[step]))
             torch.manual_seed(seed_of("range test", task.cell.seed, step))
-            losses.append(training.step(optimizer, kept, positions, draws).item())
+            losses.append(training.step(optimizer, kept, positions, epoch)[0].item())
             if _has_diverged(losses):
                 break
     return judge(scales[: len(losses)].tolist(), losses)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,16 +27,24 @@ class Prefix:
     rows: Tensor  # [views × images, …] channels last in memory; the flipped images follow the plain ones
     images: int
 
-    def batch(self, indices: NDArray[np.int64], flipped: NDArray[np.bool_] | None = None) -> Tensor:
-        """The activations of the images at positions `indices`, each in the view asked for."""
-        chosen = indices if flipped is None else indices + self.images * flipped
-        rows = self.rows.index_select(0, torch.from_numpy(chosen).to(self.rows.device))
-        return rows.permute(0, 3, 1, 2) if rows.ndim == 4 else rows
+    def batch(self, positions: NDArray[np.int64], flipped: NDArray[np.bool_] | None = None) -> Tensor:
+        """The activations of the images at `positions`, each in the view asked for."""
+        chosen = positions if flipped is None else positions + self.images * flipped
+        return maps(self.rows.index_select(0, torch.from_numpy(chosen).to(self.rows.device)))
 
-    def batches(self, size: int) -> Iterator[Tensor]:
-        """The unflipped view in batches of `size`."""
-        for rows in torch.split(self.rows[: self.images], size):
-            yield rows.permute(0, 3, 1, 2) if rows.ndim == 4 else rows
+
+def rows(maps: Tensor) -> Tensor:
+    """Activations [N, …] as they are kept: in float32, channels last as a plain contiguous array.
+
+    So picking images is copying rows, and the rest of a model sees the same bytes whether or not they were kept.
+    """
+    whole = maps.float() if maps.dtype == torch.bfloat16 else maps
+    return (whole.permute(0, 2, 3, 1) if maps.ndim == 4 else whole).contiguous()
+
+
+def maps(rows: Tensor) -> Tensor:
+    """Kept rows as the next group takes them: [N, C, H, W] or [N, features]."""
+    return rows.permute(0, 3, 1, 2) if rows.ndim == 4 else rows
 
 
 def views(augmentation: Augmentation) -> int | None:
@@ -61,28 +69,17 @@ def fits(model: GroupedModel, start: str, sample: Tensor, images: int, budget: i
     `sample` is one normalised image [1, 3, H, W].
     """
     with torch.no_grad():
-        one = model(sample, stop=start)
+        one = rows(model(sample, stop=start))
     needed = one.numel() * one.element_size() * images
     if needed > budget:
         LOG.info(
             "no prefix shortcut at %s: %d MB of activations, %d MB allowed; the frozen groups run at every step",
             start, needed >> 20, budget >> 20,
         )  # fmt: skip
-    return bool(needed <= budget)
+    return needed <= budget
 
 
-def compute(model: GroupedModel, start: str, batches: Iterable[Tensor], flipped: bool) -> Prefix:
-    """Run the groups before `start` once over normalised images and, if `flipped`, once more over their mirror images.
-
-    The caller has set evaluation mode for these groups. With `start` at the first group, the images are kept.
-    """
-    plain, mirrored = [], []
+def compute(model: GroupedModel, start: str, batches: Iterable[Tensor]) -> Tensor:
+    """Run the groups before `start` once over normalised images: their rows. The caller has set evaluation mode."""
     with torch.no_grad():
-        for batch in batches:
-            plain.append(model(batch, stop=start))
-            if flipped:
-                mirrored.append(model(batch.flip(3).contiguous(memory_format=torch.channels_last), stop=start))
-    images = sum(len(rows) for rows in plain)
-    # Channels last as a plain contiguous array, so that picking rows is copying rows.
-    seen = [rows.permute(0, 2, 3, 1) if rows.ndim == 4 else rows for rows in plain + mirrored]
-    return Prefix(start, torch.cat(seen).contiguous(), images)
+        return torch.cat([rows(model(batch, stop=start)) for batch in batches])

@@ -20,7 +20,17 @@ def test_metrics_equal_an_independent_implementation() -> None:
     assert mine.accuracy == pytest.approx(reference.accuracy_score(labels, chosen))
     assert mine.balanced_accuracy == pytest.approx(reference.balanced_accuracy_score(labels, chosen))
     assert mine.log_loss == pytest.approx(reference.log_loss(labels, predicted))
-    assert np.array_equal(mine.confusion, reference.confusion_matrix(labels, chosen))
+
+
+def test_a_class_without_test_images_has_no_recall() -> None:
+    predicted = np.eye(3)[[0, 0, 1, 2]]
+    assert evaluation.metrics(predicted, np.array([0, 0, 1, 1])).balanced_accuracy == 0.75
+
+
+def test_uneven_test_classes_are_judged_by_balanced_accuracy() -> None:
+    assert evaluation.judge_by([950, 50]) == "balanced_accuracy"
+    assert evaluation.judge_by([100, 150, 120]) == "accuracy"
+    assert evaluation.judge_by([100, 151]) == "balanced_accuracy"
 
 
 def test_calibration_error_is_the_gap_between_confidence_and_accuracy() -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pipeline import backbones, phases
-from pipeline.strategies import GROUPS, Phase, Strategy, epochs_of_phases
+from pipeline.strategies import BACKBONES, GROUPS, Phase, Strategy, epochs_of_phases
 from pipeline.training import Task, Training
 from tests.conftest import ALL, HEAD, STRATEGIES
 
@@ -49,7 +49,7 @@ def test_evaluation_moves_nothing_and_training_mode_comes_back_after_it() -> Non
     model = backbones.build("efficientnet_lite0", 2, "none", torch.Generator().manual_seed(0))
     phase = Phase(1, {"stage4": 1e-4, **HEAD})
     model.eval()
-    phases.set_training(model, phase, "train", "frozen")
+    phases.set_training(model, phase, Strategy("s", (phase,), batch_norm="train"))
     assert [model.group(name).training for name in GROUPS] == [False, False, False, False, True, True]
     assert not any(layer.training for layer in model.group("stage3").modules())
 
@@ -70,7 +70,7 @@ def test_batch_norm_of_learning_groups_does_what_its_mode_says(
     assert torch.equal(mean, mean_before) != statistics
     assert torch.equal(weight, weight_before) != affine
     total = sum(w.numel() for w in training.model.parameters())
-    learning = phases.trainable_parameters(training.model, strategy.phases[0], strategy.batch_norm)
+    learning = phases.trainable_parameters(training.model, strategy.phases[0], strategy)
     norms = sum(w.numel() for norm in phases.batch_norms(training.model) for w in norm.parameters())
     assert learning == (total if affine else total - norms)
 
@@ -90,8 +90,9 @@ def test_forgotten_batch_norm_moves_buffers_of_frozen_groups_and_no_weight(task:
 def test_rates_reach_the_groups_they_are_meant_for() -> None:
     model = backbones.build("efficientnet_lite0", 2, "none", torch.Generator().manual_seed(0))
     phase = Phase(1, {"stage3": 1e-5, "stage4": 1e-4, "head": 1e-3})
-    phases.freeze(model, phase, "train")
-    optimizer = phases.optimizer(model, phase)
+    strategy = Strategy("s", (phase,), batch_norm="train")
+    phases.freeze(model, phase, strategy)
+    optimizer = phases.optimizer(model, phase, strategy)
     phases.set_rates(optimizer, phase, 0.5)
     assert {group["name"]: group["lr"] for group in optimizer.param_groups} == {
         "stage3": 0.5e-5, "stage4": 0.5e-4, "head": 0.5e-3,
@@ -103,10 +104,52 @@ def test_rates_reach_the_groups_they_are_meant_for() -> None:
     assert learning == {id(weight) for group in optimizer.param_groups for weight in group["params"]}
 
 
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_norms_learn_their_scale_and_shift_and_the_head_learns_and_nothing_else(backbone: str) -> None:
+    model = backbones.build(backbone, 2, "none", torch.Generator().manual_seed(0))
+    phase = Phase(1, ALL)
+    strategy = Strategy("norm_only", (phase,), learn="norms", batch_norm="statistics_fixed")
+    phases.freeze(model, phase, strategy)
+    learning = {key for key, weight in model.named_parameters() if weight.requires_grad}
+    kinds = (torch.nn.BatchNorm2d, torch.nn.LayerNorm)
+    norms = {name for name, module in model.named_modules() if isinstance(module, kinds)}
+    assert bool(norms) == (BACKBONES[backbone] != "none")
+    expected = {f"{name}.{key}" for name in norms for key in ("weight", "bias")}
+    assert learning == expected | {"groups.head.1.weight", "groups.head.1.bias"}
+    optimizer = phases.optimizer(model, phase, strategy)
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(learning)
+    counted = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+    assert phases.trainable_parameters(model, phase, strategy) == counted
+
+
+def test_norms_alone_move_when_norms_alone_learn(task: Callable[..., Task]) -> None:
+    strategy = Strategy("norm_only", (Phase(1, ALL),), learn="norms", batch_norm="statistics_fixed")
+    training = Training(task(strategy, epochs=1), CPU, None)
+    before = {key: value.clone() for key, value in training.model.state_dict().items()}
+    list(training.phase(1, strategy.phases[0], 1, 0))
+    moved = {key for key, value in training.model.state_dict().items() if not torch.equal(value, before[key])}
+    assert moved == {key for key, weight in training.model.named_parameters() if weight.requires_grad}
+
+
+@pytest.mark.parametrize(("rate", "shrinks"), [(1e-4, 3.2e-4), (1e-3, 3.2e-3), (1e-2, 3.2e-2)])
+def test_weight_decay_shrinks_a_weight_by_what_its_comment_says(rate: float, shrinks: float) -> None:
+    model = backbones.build("squeezenet1_1", 2, "none", torch.Generator().manual_seed(0)).double()
+    phase = Phase(1, {"head": rate})
+    optimizer = phases.optimizer(model, phase, Strategy("s", (phase,)))
+    (head, _) = optimizer.param_groups[0]["params"]
+    before = head.detach().clone()
+    for step in range(640):
+        for weight in optimizer.param_groups[0]["params"]:
+            weight.grad = torch.zeros_like(weight)
+        phases.set_rates(optimizer, phase, phases.rate_factor(step, 640))
+        optimizer.step()
+    torch.testing.assert_close(head.detach() / before, torch.full_like(before, 1 - shrinks), rtol=2e-3, atol=0)
+
+
 def test_a_group_that_does_not_exist_is_refused_by_name() -> None:
     model = backbones.build("efficientnet_lite0", 2, "none", torch.Generator().manual_seed(0))
     with pytest.raises(KeyError, match="layer9"):
-        phases.freeze(model, Phase(1, {"layer9": 1e-3, "head": 1e-3}), "train")
+        phases.freeze(model, phase := Phase(1, {"layer9": 1e-3, "head": 1e-3}), Strategy("s", (phase,)))
 
 
 def test_rates_warm_up_linearly_and_fall_to_almost_nothing_within_a_phase() -> None:
