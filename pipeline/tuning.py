@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from pipeline.strategies import ALL, Metric
+
+if TYPE_CHECKING:  # reading parameters needs no arrays
+    from numpy.typing import NDArray
 
 GRID: tuple[float, ...] = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
 PILOT_SEEDS = tuple(range(1000, 1010))  # never final ones
@@ -32,6 +32,8 @@ class Judged:
 
 def judge(pilots: Iterable[tuple[NDArray[Any], NDArray[Any], float]], metric: Metric) -> Judged:
     """Pool the pilots of one scale, each given as its predicted classes [n], its labels [n] and its log loss."""
+    import numpy as np
+
     predicted, labels, losses = zip(*pilots, strict=True)
     images = sum(len(of) for of in labels)
     all_labels = np.concatenate(labels)

@@ -13,8 +13,8 @@ import yaml
 
 ROOT = Path(__file__).parent.parent
 RANKS = (
-    {"errors", "files", "randomness", "strategies", "preprocessing", "convolutions"},
-    {"backbones", "datasets", "subsets", "tuning"},
+    {"errors", "files", "randomness", "strategies", "preprocessing", "convolutions", "folders"},
+    {"backbones", "datasets", "decoding", "identity", "tuning", "subsets"},
     {"augmentation", "phases", "prefix", "evaluation", "drift"},
     {"training", "activations", "lr_finder", "heads", "runs", "tracking", "params", "execution"},
 )  # a module imports from its own rank or those before it; stages import from all
