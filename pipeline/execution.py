@@ -230,12 +230,19 @@ class _Worker:
         except (EOFError, OSError):  # also in the middle of a message
             ended = True
         if ended and not (heard and heard[-1][0] == "result"):
-            message = (
-                "a worker process was killed from outside, most likely for want of memory: lower THAW_WORKERS, or "
-                "resolution or batch_size in params.yaml; nothing was changed by itself"
-            )
-            heard.append(("error", WorkerKilled(message)))
+            heard.append(("error", self.why_ended()))
         return heard
+
+    def why_ended(self) -> Exception:
+        """What its end tells: a signal from outside, or a status of its own."""
+        self.process.join(1.0)  # its pipe may close a moment before it ends
+        status = self.process.exitcode
+        if status is not None and status >= 0:
+            return RuntimeError(f"a worker process ended with exit status {status}; it says why above")
+        return WorkerKilled(
+            f"a worker process was killed (signal {-(status or 0)}), most likely for want of memory: lower "
+            "THAW_WORKERS, or resolution or batch_size in params.yaml; nothing was changed by itself"
+        )
 
     def end(self) -> None:
         """End it, at once: it waits for a job, or for nobody."""

@@ -68,6 +68,10 @@ def killed_at_2(job: int, report: Callable[[int], None]) -> int:
     return job
 
 
+def leaves(job: int, report: Callable[[int], None]) -> int:
+    os._exit(3)
+
+
 def sleeps(job: float, report: Callable[[int], None]) -> float:
     time.sleep(job)
     return job
@@ -111,11 +115,16 @@ def test_an_error_that_cannot_be_sent_arrives_as_its_text() -> None:
 
 def test_a_killed_worker_is_an_error_that_names_what_to_lower() -> None:
     finished: list[int] = []
-    with pytest.raises(WorkerKilled, match=r"THAW_WORKERS.*resolution.*batch_size") as caught:
+    with pytest.raises(WorkerKilled, match=r"signal 9.*THAW_WORKERS.*resolution.*batch_size") as caught:
         finished.extend(job for job, _ in each(killed_at_2, range(4), unheard, 2))
     assert issubclass(caught.type, UserError)
     assert {0, 1} <= set(finished)
     assert not multiprocessing.active_children()
+
+
+def test_a_worker_that_ends_by_itself_is_not_said_to_lack_memory() -> None:
+    with pytest.raises(RuntimeError, match="exit status 3"):
+        list(each(leaves, [0], unheard, 2))
 
 
 def test_results_come_as_they_finish_and_a_caller_that_leaves_ends_the_workers() -> None:
