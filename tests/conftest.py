@@ -28,7 +28,9 @@ def some_images(count: int, first: int, pixels: int = 32) -> Images:
     labels = torch.arange(count) % 2
     noise = torch.randint(0, 128, (count, 3, pixels, pixels), generator=generator)
     values = (noise + 96 * labels.view(-1, 1, 1, 1)).to(torch.uint8)
-    return Images(values.contiguous(memory_format=torch.channels_last), labels, np.arange(first, first + count, dtype=np.uint64))
+    return Images(
+        values.contiguous(memory_format=torch.channels_last), labels, np.arange(first, first + count, dtype=np.uint64)
+    )
 
 
 @pytest.fixture

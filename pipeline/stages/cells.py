@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from functools import cache, cached_property
+from functools import cached_property
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
@@ -36,8 +36,9 @@ LOG = logging.getLogger(__name__)
 
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow", "scikit-learn")
 RATES = "rates.json"
-# What a worker takes while it trains: for itself, and for every pixel of a batch.
-WORKER_BYTES, PIXEL_BYTES = 400 << 20, 3000
+# What a worker takes beside its imports: EfficientNet-Lite0 800 bytes for every pixel of a batch (210 MB at 64 px, 760 at
+# 128, 2,300 at 224, batches of 32), larger backbones two to three times that.
+WORKER_BYTES, PIXEL_BYTES = 100 << 20, 2000
 
 J = TypeVar("J")
 R = TypeVar("R")
@@ -128,12 +129,12 @@ class Workbench:
             train=trained_on,
             watched=watched,
             judged=judged,
-            activations=self.activations,
+            activations=self.cache,
             weights_sha256=self.weights_sha256(cell),
         )
 
     @property
-    def activations(self) -> Path:
+    def cache(self) -> Path:
         """Where what frozen stretches make of the study's images is kept."""
         return activations.place(prepared.folder(self.study.name) / "activations", self.device, NUMERICS_VERSION)
 
@@ -148,7 +149,7 @@ class Workbench:
         return backbones.weights_name(self._source)
 
     @property
-    def _source(self) -> backbones.Weights:
+    def _source(self) -> backbones.Source:
         return backbones.weights_of(self.study.backbone, self.study.weights)
 
     def shared(self) -> dict[str, Any]:
@@ -365,8 +366,10 @@ class Batch:
 
 def _keep_activations(bench: Workbench, cells: Sequence[Cell], title: str) -> None:
     """Put into the study's cache what frozen stretches make of the images that these cells share."""
-    wanted = activations.missing((one for cell in cells for one in bench.wanted(cell)), bench.activations)
-    pieces = {Batch(piece.wanted.task.cell, piece.wanted.name, piece.first): piece for piece in activations.pieces(wanted)}
+    wanted = activations.missing((one for cell in cells for one in bench.wanted(cell)), bench.cache)
+    pieces = {
+        Batch(piece.wanted.task.cell, piece.wanted.name, piece.first): piece for piece in activations.pieces(wanted)
+    }
     if not pieces:
         return
     with Progress(f"{title} · frozen groups", len(pieces), "batch") as bar:
@@ -376,7 +379,7 @@ def _keep_activations(bench: Workbench, cells: Sequence[Cell], title: str) -> No
                 bar.advance()
                 yield pieces[batch], rows
 
-        activations.store(computed(), bench.activations)
+        activations.store(computed(), bench.cache)
 
 
 def pass_batch(batch: Batch, report: Callable[[int], None]) -> tuple[activations.Rows, float]:

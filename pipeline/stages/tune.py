@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline import heads
-from pipeline.files import write_atomically
 from pipeline.runs import RunStoreError
 from pipeline.stages import cells, command, prepared
 from pipeline.stages.cells import Workbench

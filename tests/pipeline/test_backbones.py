@@ -37,7 +37,9 @@ def generator(seed: int = 0) -> torch.Generator:
 
 def classifier_of(published: torch.nn.Module) -> torch.nn.Module:
     """The last layer of an architecture as published, from features to 1000 classes."""
-    return [m for m in published.modules() if 1000 in (getattr(m, "out_features", 0), getattr(m, "out_channels", 0))][-1]
+    return [m for m in published.modules() if 1000 in (getattr(m, "out_features", 0), getattr(m, "out_channels", 0))][
+        -1
+    ]
 
 
 @pytest.mark.parametrize("name", REGISTRY)
