@@ -13,8 +13,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from pipeline.backbones import GroupedModel
 from pipeline.strategies import GROUPS, Phase, Strategy
 
-# AdamW's default. By itself it shrinks a weight by 0.03% in 640 steps (1,000 images, 20 epochs, batches of 32) at a rate
-# of 1e-4, by 0.3% at 1e-3 and by 3% at 1e-2, where only tuned rates of a head come; in 20 steps by a thirtieth of that.
+# AdamW's default. By itself it shrinks a weight by 0.03% in 640 steps (1,000 images, 20 epochs, batches of 32) at a
+# rate of 1e-4, by 0.3% at 1e-3 and by 3% at 1e-2, as tuned rates may have it; in 20 steps by a thirtieth of that.
 WEIGHT_DECAY = 0.01
 WARM_UP_SHARE = 0.1  # of a phase's steps, linear, at least one step
 

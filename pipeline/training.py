@@ -203,6 +203,8 @@ class Training:
         self.task, self.device = task, device
         self.strategy = task.strategy
         refuse_single_batches(task.strategy, task.backbone, len(task.train), task.batch_size)
+        if self.strategy.interpolate and not any(phase.learning == GROUPS[-1:] for phase in self.strategy.phases):
+            raise ValueError(f"{self.strategy.name}: interpolate, but no phase in which the head alone learns")
         self.preprocessing = backbones.REGISTRY[task.backbone].preprocessing().at(task.resolution, task.strategy.crop)
         initialisation = torch_stream("initialisation", task.cell.seed)
         model = backbones.build(
