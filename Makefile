@@ -13,9 +13,8 @@ export MLFLOW_TRACKING_URI ?= sqlite:///mlflow.db
 
 .PHONY: study test lint lock ui mirror report readme pack prune bench bench-save bench-compare bench-growth bench-peers clean .venv
 
-study: $(BIN)/.installed ## run the active studies, mirror them to MLflow, print the answer
+study: $(BIN)/.installed ## run the active studies, print the answer of STUDY
 	dvc repro
-	python -m pipeline.stages.mirror
 	python -m analysis.report $(STUDY) --answer
 
 test: $(BIN)/.installed ## all tests

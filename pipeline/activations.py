@@ -36,8 +36,8 @@ if TYPE_CHECKING:  # training reads this cache
 LOG = logging.getLogger(__name__)
 
 BUDGET = 1 << 30  # bytes of one set on disk
-# Images that pass the stretch together; training evaluates in batches of the same size. As fast as 128, which takes more
-# memory than a training step (two workers at 64 px: 1,335 MB against 1,237).
+# Images that pass the stretch together; training evaluates in batches of the same size. As fast as 128, which takes
+# more memory than a training step (two workers at 64 px: 1,335 MB against 1,237).
 BATCH = 64
 LEFTOVER = 3600.0  # seconds after which a partial file is what a killed writer left
 

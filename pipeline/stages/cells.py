@@ -28,16 +28,14 @@ from pipeline.stages import command, prepared
 from pipeline.stages.progress import Progress
 from pipeline.strategies import Cell, Metric, Precision, Role, Strategy, epochs_of_phases
 from pipeline.subsets import Indices, tuning_split
-from pipeline.tracking import DatasetInput, Mirror, MirroredRun, Point
 from pipeline.training import NUMERICS_VERSION, Run, Task
 from pipeline.tuning import GRID, Rates
 
 LOG = logging.getLogger(__name__)
 
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow", "scikit-learn")
-RATES = "rates.json"
-# What a worker takes beside its imports: EfficientNet-Lite0 800 bytes for every pixel of a batch (210 MB at 64 px, 760 at
-# 128, 2,300 at 224, batches of 32), larger backbones two to three times that.
+# What a worker takes beside its imports: with EfficientNet-Lite0 800 bytes for every pixel of a batch (210 MB at 64
+# px, 760 at 128, 2,300 at 224, batches of 32), with larger backbones two to three times that.
 WORKER_BYTES, PIXEL_BYTES = 100 << 20, 2000
 
 J = TypeVar("J")
@@ -81,7 +79,7 @@ class Workbench:
     @cached_property
     def rates(self) -> Rates:
         """What stage `tune` chose. Raises RunStoreError where it has not run for these strategies and sizes."""
-        place = rates_of(self.study.name)
+        place = command.rates_of(self.study.name)
         try:
             content = json.loads(place.read_text(encoding="utf-8"))
         except FileNotFoundError:
@@ -97,7 +95,7 @@ class Workbench:
         return Rates(content, 1.0 if isinstance(given, str) else given)
 
     def declared(self, role: Role, strategy: str | None = None) -> tuple[Cell, ...]:
-        """The cells that the study declares: pilots as they were tried, final ones and ablations at the chosen rates."""
+        """The cells that the study declares: pilots as they were tried, others at the chosen rates."""
         rates = Rates({}) if role == "sweep" else self.rates
         return self.params.cells(self.study.name, role, rates, self.subsets.pilots, strategy)
 
@@ -141,16 +139,12 @@ class Workbench:
     @cached_property
     def weights(self) -> tuple[Mapping[str, Tensor], str]:
         """The pretrained weights and their SHA-256, hashed anew in every process."""
-        return backbones.read_weights(self._source)
+        return backbones.pretrained(self.study.backbone, self.study.weights)
 
     @property
     def weights_name(self) -> str:
         """The pretrained weights as a report names them."""
-        return backbones.weights_name(self._source)
-
-    @property
-    def _source(self) -> backbones.Source:
-        return backbones.weights_of(self.study.backbone, self.study.weights)
+        return backbones.weights_name(backbones.weights_of(self.study.backbone, self.study.weights))
 
     def shared(self) -> dict[str, Any]:
         """The parameters that all cells of the study have in common."""
@@ -167,12 +161,16 @@ class Workbench:
         """Checksum of the weights a cell starts from; empty where they are random."""
         return "" if self.strategy(cell).weights == "none" else self.weights[1]
 
+    def trains_together(self, name: str) -> bool:
+        """Whether the cells of a strategy that differ in seed and rate alone train as one batched head."""
+        return heads.batchable(self.params.strategy(name))
+
     def together(self, cell: Cell) -> tuple[Cell, ...]:
         """The declared cells that train with this one as one batched head, itself among them; none if it trains alone.
 
         They are stored together: where one is missing, all are trained again.
         """
-        if not heads.batchable(self.params.strategy(cell.strategy)):
+        if not self.trains_together(cell.strategy):
             return ()
         key = heads.companions(cell)
         if key not in self._together:
@@ -258,7 +256,7 @@ class Workbench:
     def _twins(self) -> Mapping[str, tuple[Cell, ...]]:
         """The declared cells by what they train."""
         found: dict[str, tuple[Cell, ...]] = {}
-        if rates_of(self.study.name).exists():  # else nobody knows yet what final runs and ablations are
+        if command.rates_of(self.study.name).exists():  # else nobody knows yet what final runs and ablations are
             for cell in self.declared("final") + self.declared("sweep") + self.declared("ablation"):
                 found[self.fingerprint(cell)] = (*found.get(self.fingerprint(cell), ()), cell)
         return found
@@ -284,15 +282,9 @@ class Workbench:
 
 
 def complete(study: str, role: Role, strategy: str | None = None) -> None:
-    """Train the declared cells that the run store lacks, store each as it finishes, and mirror all to MLflow."""
+    """Train the declared cells that the run store lacks, and store each as it finishes."""
     bench = Workbench(study)
-    cells = bench.declared(role, strategy)
-    # DVC runs `train` for every strategy of params.yaml; for one that the study leaves out it, too, wants a folder.
-    if not cells:
-        place = command.RESULTS / study / role / (strategy or "")
-        place.mkdir(parents=True, exist_ok=True)
-        (place / ".gitkeep").touch()  # git and DVC both know files alone
-    train_missing(bench, cells, f"{study} · {strategy or role}")
+    train_missing(bench, bench.declared(role, strategy), f"{study} · {strategy or role}")
 
 
 def train_missing(bench: Workbench, cells: Sequence[Cell], title: str) -> None:
@@ -301,29 +293,22 @@ def train_missing(bench: Workbench, cells: Sequence[Cell], title: str) -> None:
         for role, strategy in dict.fromkeys((cell.role, cell.strategy) for cell in cells):
             locks.enter_context(runs.lock(command.RESULTS, bench.study.name, role, strategy))
         runs.sweep_leftovers(command.RESULTS, bench.study.name)
-        stored = {cell: bench.stored(cell) for cell in cells}
-        mirror = locks.enter_context(Mirror())
-        for run in stored.values():
-            if run is not None:
-                mirror.add(as_mirrored(bench, run))
-        broken = {cell for cell, run in stored.items() if run is None}
+        broken = {cell for cell in cells if bench.stored(cell) is None}
         missing = [cell for cell in cells if cell in broken or not broken.isdisjoint(bench.together(cell))]
-        missing = [cell for cell in missing if not _taken_from_twin(bench, cell, mirror)]
+        missing = [cell for cell in missing if not _taken_from_twin(bench, cell)]
         for cell in missing:  # all of them, before the first is trained
-            images = len(bench.parts(cell)[0])
-            study = bench.study
+            images, study = len(bench.parts(cell)[0]), bench.study
             training.refuse_single_batches(bench.strategy(cell), study.backbone, images, study.batch_size)
         if missing:
-            _train(bench, missing, title, mirror)
+            _train(bench, missing, title)
 
 
-def _taken_from_twin(bench: Workbench, cell: Cell, mirror: Mirror) -> bool:
+def _taken_from_twin(bench: Workbench, cell: Cell) -> bool:
     """Store the run of a cell that has been trained under another name, with where and when that was."""
     twin = bench.twin(cell)
     if twin is None:
         return False
     runs.write(command.RESULTS, twin.run, twin.provenance, twin.fingerprint, twin.test_ids_sha256)
-    mirror.add(as_mirrored(bench, twin))
     LOG.info("%s (%s): the same training as a run that is there, taken from it", cell, cell.role)
     return True
 
@@ -331,7 +316,7 @@ def _taken_from_twin(bench: Workbench, cell: Cell, mirror: Mirror) -> bool:
 Job = tuple[Cell, ...]  # cells that one worker trains together
 
 
-def _train(bench: Workbench, cells: Sequence[Cell], title: str, mirror: Mirror) -> None:
+def _train(bench: Workbench, cells: Sequence[Cell], title: str) -> None:
     commit, finished = command.commit(), 0
     _keep_activations(bench, cells, title)
     jobs = _jobs(bench, cells)
@@ -349,7 +334,6 @@ def _train(bench: Workbench, cells: Sequence[Cell], title: str, mirror: Mirror) 
                 provenance = bench.provenance(cell, commit, time.time() - run.seconds)
                 ids = bench.prepared.ids_sha256(bench.parts(cell)[2])
                 runs.write(command.RESULTS, run, provenance, key, ids)
-                mirror.add(as_mirrored(bench, StoredRun(run, provenance, key, ids)))
                 finished += 1
                 result = f"accuracy {run.judged.accuracy:.1%}" if run.status == "ok" else "diverged"
                 bar.say(f"{cell}: {result}, {run.seconds:.0f} s of training ({finished} of {len(cells)})")
@@ -395,7 +379,7 @@ def _jobs(bench: Workbench, cells: Sequence[Cell]) -> list[Job]:
     batches: dict[heads.Companions, Job] = {}
     alone: list[Job] = []
     for cell in cells:
-        if heads.batchable(bench.params.strategy(cell.strategy)):
+        if bench.trains_together(cell.strategy):
             batches[heads.companions(cell)] = (*batches.get(heads.companions(cell), ()), cell)
         else:
             alone.append((cell,))
@@ -436,52 +420,6 @@ def train_job(job: Job, report: Callable[[int], None]) -> list[Run]:
 
         return heads.train_batch(tasks, bench.device, state, watch)
     return [training.train(task, bench.device, report, state) for task in tasks]
-
-
-def as_mirrored(bench: Workbench, stored: StoredRun) -> MirroredRun:
-    """A stored run as MLflow is to show it."""
-    run, card, study = stored.run, bench.prepared.card, bench.study
-    judged_on = "tuning split" if run.cell.role == "pilot" else "test"
-    return MirroredRun(
-        cell=run.cell,
-        params={
-            **bench.shared(),
-            "dataset": card.name,
-            "learning_rates": study.learning_rates,
-            "weights": bench.strategy(run.cell).weights,
-        },
-        curves=[Point(row.epoch, f"{row.split}/{row.metric}", row.value) for row in run.history],
-        final={
-            "test/accuracy": run.judged.accuracy,
-            "test/balanced_accuracy": run.judged.balanced_accuracy,
-            "test/log_loss": run.judged.log_loss,
-            "test/ece": run.judged.ece,
-            "seconds": run.seconds,
-            "trainable_parameters": float(run.trainable_parameters),
-        },
-        tags={
-            "commit": stored.provenance.commit,
-            "fingerprint": stored.fingerprint,
-            "status": run.status,
-            "device": stored.provenance.device,
-            "judged_on": judged_on,
-        },
-        dataset=DatasetInput(
-            card.name, card.sha256, card.source, card.pool_images + card.test_images, len(card.classes)
-        ),
-        started=datetime.fromisoformat(stored.provenance.started),
-        seconds=run.seconds,
-        experiment=study.name,
-        description=(
-            f"{card.name}, {study.backbone} at {study.resolution} px, {study.epochs} epochs, "
-            f"{len(study.seeds)} seeds; the report is reports/{study.name}/report.md"
-        ),
-    )
-
-
-def rates_of(study: str) -> Path:
-    """Where the chosen rates of a study lie."""
-    return command.RESULTS / study / RATES
 
 
 def described(strategy: Strategy, epochs: int) -> dict[str, Any]:

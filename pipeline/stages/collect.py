@@ -18,9 +18,9 @@ import numpy as np
 from pipeline import backbones, phases
 from pipeline.files import write_atomically
 from pipeline.runs import RunStoreError, StoredRun
-from pipeline.stages import cells, command, lr_finder, prepared
+from pipeline.stages import cells, command, prepared, range_tests
 from pipeline.stages.cells import Workbench
-from pipeline.stages.lr_finder import StoredTest
+from pipeline.stages.range_tests import StoredTest
 from pipeline.strategies import Cell, Role
 
 LOG = logging.getLogger(__name__)
@@ -46,16 +46,16 @@ def collect(study: str) -> None:
     target = command.REPORTS / study
     declared = {role: bench.declared(role) for role in get_args(Role)}
     stored = {cell: run for of in declared.values() for cell in of if (run := bench.stored(cell)) is not None}
-    tests = list(lr_finder.all_stored(bench))
+    tests = list(range_tests.all_stored(bench))
     for role, file in TABLES.items():
         found = sum(cell.role == role for cell in stored)
         _refuse_to_empty(target / file, f"{role} runs", len(declared[role]), found)
-    _refuse_to_empty(target / "lr_suggestions.csv", "range tests", len(lr_finder.tested(bench)), len(tests))
+    _refuse_to_empty(target / "lr_suggestions.csv", "range tests", len(range_tests.tested(bench)), len(tests))
     _refuse_other_images(bench, stored.values())
     absent = [cell for of in declared.values() for cell in of if cell not in stored]
     for (role, strategy), count in Counter((cell.role, cell.strategy) for cell in absent).items():
         LOG.warning("missing: %d %s runs of %s; `dvc repro` trains them", count, role, strategy)
-    absent_tests = len(lr_finder.tested(bench)) - len(tests)
+    absent_tests = len(range_tests.tested(bench)) - len(tests)
     if absent_tests:
         LOG.warning("%d range tests of learning rates are missing; `dvc repro` runs them", absent_tests)
     every = [cell for of in declared.values() for cell in of]
@@ -193,7 +193,7 @@ def _provenance(bench: Workbench, stored: Mapping[Cell, StoredRun], tests: Itera
                 "seeds": list(study.seeds),
                 "learning_rates": study.learning_rates,
             },
-            "range_tests": len(lr_finder.tested(bench)),
+            "range_tests": len(range_tests.tested(bench)),
             "optimizer": (
                 f"AdamW, weight decay {phases.WEIGHT_DECAY:g}, begun anew in every phase; the rates rise linearly over "
                 f"the first {phases.WARM_UP_SHARE:.0%} of its steps and fall on a cosine to zero"

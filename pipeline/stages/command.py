@@ -15,19 +15,37 @@ from pipeline.errors import UserError
 RESULTS, REPORTS, DATA = Path("results"), Path("reports"), Path("data")
 
 
-def main(stage: Callable[..., None], description: str, arguments: Sequence[str] = ("study",)) -> None:
-    """Run `stage` with this process' arguments; what a user can mend ends in a message, not a traceback."""
+def main(
+    stage: Callable[..., None], description: str, arguments: Sequence[str] = ("study",), several: str = ""
+) -> None:
+    """Run `stage` with this process' arguments; what a user can mend ends in a message, not a traceback.
+
+    `several` names one argument that takes any number of values, instead of `arguments`.
+    """
     parser = argparse.ArgumentParser(description=description)
-    for name in arguments:
+    for name in arguments if not several else ():
         parser.add_argument(name)
+    if several:
+        parser.add_argument(several, nargs="*")
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     given = parser.parse_args()
     try:
-        stage(*(getattr(given, name) for name in arguments))
+        stage(*(getattr(given, several) if several else (getattr(given, name) for name in arguments)))
     except UserError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit("stopped; finished runs are kept, `dvc repro` goes on from here")
+
+
+def rates_of(study: str) -> Path:
+    """Where the chosen rates of a study lie."""
+    return RESULTS / study / "rates.json"
+
+
+def leave_empty(place: Path) -> None:
+    """Make the folder of a stage that has nothing to do: git and DVC both know files alone."""
+    place.mkdir(parents=True, exist_ok=True)
+    (place / ".gitkeep").touch()
 
 
 def commit() -> str:

@@ -1,33 +1,77 @@
-"""Rebuild the MLflow mirror of every study's run store (`make mirror`)."""
+"""Stage `mirror`: the stored runs of a study as MLflow shows them (`make mirror`: of every study)."""
 
 from __future__ import annotations
 
 import logging
+from datetime import datetime
 from typing import get_args
 
 from pipeline import params
-from pipeline.stages import cells, command, prepared
+from pipeline.runs import StoredRun
+from pipeline.stages import command, prepared
+from pipeline.stages.cells import Workbench
 from pipeline.strategies import Role
-from pipeline.tracking import Mirror
+from pipeline.tracking import DatasetInput, Mirror, MirroredRun, Point
 
 LOG = logging.getLogger(__name__)
 
 
-def mirror() -> None:
-    """Mirror the stored runs of every study that has been prepared."""
+def mirror(*studies: str) -> None:
+    """Mirror the stored runs of these studies; of every one that has been prepared where none is named."""
     with Mirror() as store:
-        for study in params.load().studies:
-            if not (prepared.folder(study) / "subsets.json").exists() or not cells.rates_of(study).exists():
+        for study in studies or params.load().studies:
+            if not (prepared.folder(study) / "subsets.json").exists() or not command.rates_of(study).exists():
                 continue
-            bench = cells.Workbench(study)
+            bench = Workbench(study)
             declared = [cell for role in get_args(Role) for cell in bench.declared(role)]
             stored = [run for cell in declared if (run := bench.stored(cell)) is not None]
-            added = sum(store.add(cells.as_mirrored(bench, run)) == "added" for run in stored)
+            added = sum(store.add(as_mirrored(bench, run)) == "added" for run in stored)
             LOG.info(
                 "%s: %d of %d declared cells are in the run store, %d new in MLflow",
                 study, len(stored), len(declared), added,
             )  # fmt: skip
 
 
+def as_mirrored(bench: Workbench, stored: StoredRun) -> MirroredRun:
+    """A stored run as MLflow is to show it."""
+    run, card, study = stored.run, bench.prepared.card, bench.study
+    judged_on = "tuning split" if run.cell.role == "pilot" else "test"
+    return MirroredRun(
+        cell=run.cell,
+        params={
+            **bench.shared(),
+            "dataset": card.name,
+            "learning_rates": study.learning_rates,
+            "weights": bench.strategy(run.cell).weights,
+        },
+        curves=[Point(row.epoch, f"{row.split}/{row.metric}", row.value) for row in run.history],
+        final={
+            "test/accuracy": run.judged.accuracy,
+            "test/balanced_accuracy": run.judged.balanced_accuracy,
+            "test/log_loss": run.judged.log_loss,
+            "test/ece": run.judged.ece,
+            "seconds": run.seconds,
+            "trainable_parameters": float(run.trainable_parameters),
+        },
+        tags={
+            "commit": stored.provenance.commit,
+            "fingerprint": stored.fingerprint,
+            "status": run.status,
+            "device": stored.provenance.device,
+            "judged_on": judged_on,
+        },
+        dataset=DatasetInput(
+            card.name, card.sha256, card.source, card.pool_images + card.test_images, len(card.classes)
+        ),
+        started=datetime.fromisoformat(stored.provenance.started),
+        seconds=run.seconds,
+        experiment=study.name,
+        description=(
+            f"{card.name}, {study.backbone} at {study.resolution} px, {study.epochs} epochs, "
+            f"{len(study.seeds)} seeds; the report is reports/{study.name}/report.md"
+        ),
+    )
+
+
 if __name__ == "__main__":
-    command.main(mirror, "Mirror all stored runs to MLflow.", ())
+    command.main(mirror, "Mirror stored runs to MLflow.", several="studies")

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from pipeline.stages import cells, command
+from pipeline import params
+from pipeline.stages import command
 
 
 def sweep(study: str) -> None:
     """Complete results/<study>/sweep."""
+    if not params.load().study(study).sweep:
+        command.leave_empty(command.RESULTS / study / "sweep")
+        return
+    from pipeline.stages import cells  # brings torch along, which takes seconds
+
     cells.complete(study, "sweep")
 
 

@@ -5,77 +5,83 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pipeline import heads
-from pipeline.runs import RunStoreError
-from pipeline.stages import cells, command, prepared
-from pipeline.stages.cells import Workbench
+from pipeline import params
+from pipeline.params import Params, Study
+from pipeline.stages import command, noted
 from pipeline.strategies import Cell
 from pipeline.tuning import GRID, Judged, Rates, climb, entry, inherited, judge
+
+if TYPE_CHECKING:
+    from pipeline.stages.cells import Workbench
 
 Content = dict[str, dict[str, dict[str, Any]]]
 
 
-def tune(study: str) -> None:
+def tune(name: str) -> None:
     """Complete results/<study>/pilot and write results/<study>/rates.json."""
-    bench = Workbench(study)
-    place = command.RESULTS / study / "pilot"
-    place.mkdir(parents=True, exist_ok=True)
-    if bench.study.pilots:
-        content = _climbed(bench)
+    loaded = params.load()
+    study = loaded.study(name)
+    if study.pilots:
+        content = _climbed(name)
     else:
-        (place / ".gitkeep").touch()  # git and DVC both know files alone
-        content = _given(bench)
-    prepared.write_json(cells.rates_of(study), content)
+        command.leave_empty(command.RESULTS / name / "pilot")
+        content = _given(loaded, study)
+    noted.write_json(command.rates_of(name), content)
 
 
-def _rated(bench: Workbench) -> list[str]:
+def _rated(loaded: Params, study: Study) -> list[str]:
     """The strategies that have a rate."""
-    return [name for name in bench.study.strategies if not bench.params.strategies[name].closed_form]
+    return [name for name in study.strategies if not loaded.strategies[name].closed_form]
 
 
-def _given(bench: Workbench) -> Content:
+def _given(loaded: Params, study: Study) -> Content:
     """Rates that nothing has to be trained for: the textbook's, one scale for all, or another study's."""
-    study, other = bench.study, bench.study.rates_from
+    other, rated = study.rates_from, _rated(loaded, study)
     if other is None:
         scale = 1.0 if isinstance(study.learning_rates, str) else study.learning_rates
-        return {str(size): {name: entry(scale, {}) for name in _rated(bench)} for size in study.per_class}
-    source = cells.rates_of(other)
+        return {str(size): {name: entry(scale, {}) for name in rated} for size in study.per_class}
+    source = command.rates_of(other)
     try:
         rates = Rates(json.loads(source.read_text(encoding="utf-8")))
     except FileNotFoundError:
-        raise RunStoreError(
+        raise params.ParamsError(
             f"studies.{study.name}.rates_from: {source} is missing; run study '{other}' first (active: [{other}])"
         ) from None
-    return inherited(rates, study.per_class, _rated(bench))
+    return inherited(rates, study.per_class, rated)
 
 
-def _climbed(bench: Workbench) -> Content:
+def _climbed(name: str) -> Content:
     """Train the pilots that the climb of every strategy asks for, until none asks for more."""
+    from pipeline.stages import cells  # brings torch along, which takes seconds
+
+    bench = cells.Workbench(name)
+    rated = _rated(bench.params, bench.study)
     results: dict[tuple[int, str], dict[float, Judged]] = defaultdict(dict)
-    keys = [(size, name) for size in bench.study.per_class for name in _rated(bench)]
+    keys = [(size, strategy) for size in bench.study.per_class for strategy in rated]
     while wanted := {key: scales for key in keys if (scales := _wanted(bench, key[1], results[key]))}:
         pilots = {
-            (size, name, scale): [
-                Cell(bench.study.name, "pilot", name, size, scale, seed) for seed in bench.subsets.pilots[size]
+            (size, strategy, scale): [
+                Cell(name, "pilot", strategy, size, scale, seed) for seed in bench.subsets.pilots[size]
             ]
-            for (size, name), scales in wanted.items()
+            for (size, strategy), scales in wanted.items()
             for scale in scales
         }
-        flat = [cell for of_scale in pilots.values() for cell in of_scale]
-        cells.train_missing(bench, flat, f"{bench.study.name} · tune")
-        for (size, name, scale), of_scale in pilots.items():
-            results[size, name][scale] = _judged(bench, of_scale)
+        cells.train_missing(bench, [cell for of_scale in pilots.values() for cell in of_scale], f"{name} · tune")
+        for (size, strategy, scale), of_scale in pilots.items():
+            results[size, strategy][scale] = _judged(bench, of_scale)
     return {
-        str(size): {name: entry(climb(results[size, name])[0], results[size, name]) for name in _rated(bench)}
+        str(size): {
+            strategy: entry(climb(results[size, strategy])[0], results[size, strategy]) for strategy in rated
+        }
         for size in bench.study.per_class
-    }
+    }  # fmt: skip
 
 
 def _wanted(bench: Workbench, name: str, results: Mapping[float, Judged]) -> tuple[float, ...]:
     """The scales to try next. Heads try the whole grid at once: as one batch, it costs little more than one scale."""
-    if heads.batchable(bench.params.strategies[name]):
+    if bench.trains_together(name):
         return tuple(scale for scale in GRID if scale not in results)
     return climb(results)[1]
 
@@ -91,4 +97,4 @@ def _judged(bench: Workbench, pilots: list[Cell]) -> Judged:
 
 
 if __name__ == "__main__":
-    command.main(tune, "Choose the rates of every strategy of a study on pilot seeds.")
+    command.main(tune, "Choose the rates of every strategy of a study on pilot seeds.", ("name",))
