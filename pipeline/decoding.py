@@ -22,6 +22,7 @@ Content = str | Pixels  # the path of a file, or pixels [H, W, 3] that no file h
 
 EIGHT_BIT = frozenset({"1", "L", "P", "CMYK", "YCbCr", "LAB", "HSV", "RGB", "RGBX"})
 WITH_ALPHA = frozenset({"RGBA", "LA", "PA", "La", "RGBa"})
+STRIP = 16  # times as long as wide; no camera's picture is
 
 
 # --- reading --------------------------------------------------------------------------------------------------------
@@ -107,7 +108,8 @@ def identity(pixels: Pixels) -> str:
 def fit(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
     """Shorter side to `resize`, then the centre `crop` × `crop`, as the weights' own transform does with PIL images.
 
-    Only what the crop shows is computed: a strip of 3 × 60,000 px takes no more memory than a square.
+    Of a strip longer than `STRIP`, only what the crop shows is computed: 3 × 60,000 px take no more memory than a
+    square. Its pixels are those of the transform but for rounding, which is why other images go the transform's way.
     """
     wide, high = image.size
     resample = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}[preprocessing.interpolation]
@@ -116,6 +118,9 @@ def fit(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
     other = int(resize * long / short)
     size = (resize, other) if wide <= high else (other, resize)
     left, top = round((size[0] - crop) / 2), round((size[1] - crop) / 2)
+    if long <= STRIP * short:
+        resized = image if image.size == size else image.resize(size, resample)
+        return resized.crop((left, top, left + crop, top + crop))
     across, down = wide / size[0], high / size[1]  # source pixels a pixel
     box = (left * across, top * down, min(wide, (left + crop) * across), min(high, (top + crop) * down))
     return image.resize((crop, crop), resample, box=box)

@@ -209,7 +209,7 @@ def test_a_killed_stage_goes_on_where_it_was_and_ends_with_the_same_bytes(projec
     command(*arguments, folder=project, workers=2)
     assert {name: (place / name).stat().st_mtime_ns for name in kept} == kept  # finished runs are not trained again
     resumed = run_bytes(project)
-    assert len(resumed) > 4 * 4
+    assert len(stored_runs(place)) == 4
     shutil.rmtree(place)
     command(*arguments, folder=project)
     assert run_bytes(project) == resumed
@@ -249,9 +249,8 @@ def test_a_cell_that_was_trained_under_another_name_takes_that_run_and_it_has_th
         assert told["fingerprint"] == made["fingerprint"]
         own = f"{place.relative_to(project)}/"
         for file, content in contents.items():
-            if file.startswith(own) and not file.endswith("summary.json"):
+            if file.startswith(own):
                 assert content == contents[file.replace(own, f"{trained[name].relative_to(project)}/")]
-        assert json.loads(contents[f"{own}summary.json"])["cell"]["role"] == "final"
     run_stages("train tiny feature_extraction", "collect tiny", folder=project)
     provenance = json.loads((project / "reports" / "tiny" / "provenance.json").read_text())
     cells = sum(environment["cells"] for environment in provenance["environments"])

@@ -192,6 +192,7 @@ def _provenance(bench: Workbench, stored: Mapping[Cell, StoredRun], tests: Itera
                 "per_class": list(study.per_class),
                 "seeds": list(study.seeds),
                 "learning_rates": study.learning_rates,
+                "rates_from": study.rates_from,
             },
             "range_tests": len(range_tests.tested(bench)),
             "optimizer": (
@@ -244,7 +245,9 @@ def _provenance(bench: Workbench, stored: Mapping[Cell, StoredRun], tests: Itera
 def _strategy(bench: Workbench, name: str) -> dict[str, Any]:
     described = cells.described(bench.params.strategy(name), bench.study.epochs)
     ablation = bench.params.ablations.get(name)
-    return described if ablation is None else {**described, "of": ablation.of}
+    if ablation is not None:
+        return {**described, "of": ablation.of}
+    return {**described, "default": name in bench.params.default}
 
 
 def _updates(bench: Workbench) -> dict[str, int]:

@@ -13,7 +13,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from pipeline import backbones, datasets
+from pipeline import backbones, datasets, decoding
 from pipeline.augmentation import normalise, to_resolution
 from pipeline.backbones import GROUPS, REGISTRY, PackageWeights, TorchvisionWeights, WeightsError
 from pipeline.strategies import BACKBONES
@@ -77,8 +77,8 @@ def test_the_groups_in_a_row_compute_what_the_published_model_computes(name: str
 
 @pytest.mark.parametrize("name", REGISTRY)
 def test_preprocessing_equals_the_weights_own_transform_on_a_real_image(name: str) -> None:
-    source = next(s for s in datasets.load("elpv", {}).sources if s.label == 1)
-    image = source.open()
+    source = next(source for source in datasets.look("elpv", {}).sources() if source.label == 1)
+    image = decoding.upright(source.content)
     entry = REGISTRY[name]
     preprocessing = entry.preprocessing()
     if isinstance(entry.weights, TorchvisionWeights):
@@ -92,12 +92,12 @@ def test_preprocessing_equals_the_weights_own_transform_on_a_real_image(name: st
             input_size=config.input_size, interpolation=config.interpolation, crop_pct=config.crop_pct,
             mean=config.mean, std=config.std,
         )(image)  # fmt: skip
-    stored = torch.from_numpy(np.asarray(datasets.fit(image, preprocessing)).copy()).permute(2, 0, 1)[None]
+    stored = torch.from_numpy(np.asarray(decoding.fit(image, preprocessing)).copy()).permute(2, 0, 1)[None]
     mine = normalise(stored, preprocessing, "own")[0]
     torch.testing.assert_close(mine, expected, rtol=0, atol=1e-5)
     # Images smaller than the working size are resized on the device: within two of 255 levels of PIL's result.
     small = image.resize((32, 32))
-    by_pil = torch.from_numpy(np.asarray(datasets.fit(small, preprocessing)).copy()).permute(2, 0, 1)
+    by_pil = torch.from_numpy(np.asarray(decoding.fit(small, preprocessing)).copy()).permute(2, 0, 1)
     raw = torch.from_numpy(np.asarray(small).copy()).permute(2, 0, 1)[None]
     on_device = to_resolution(raw, preprocessing)[0]
     assert (on_device.int() - by_pil.int()).abs().max() <= 2

@@ -21,14 +21,15 @@ from pipeline import runs
 from pipeline.evaluation import Metrics
 from pipeline.lr_finder import RangeTest
 from pipeline.runs import RunStoreError, StoredRun
-from pipeline.stages import cells, collect, command, lr_finder
-from pipeline.stages.lr_finder import StoredTest
+from pipeline.stages import cells, collect, command, range_tests
+from pipeline.stages.range_tests import StoredTest
 from pipeline.strategies import Cell, Phase, Role, Strategy
 from pipeline.training import HistoryRow, Run
 from tests.pipeline.test_runs import PROVENANCE
 
 HEAD = Strategy("feature_extraction", (Phase(1, {"head": 1e-3}),))
 LDA = Strategy("lda", (), head="lda")
+STRATEGIES = {HEAD.name: HEAD, LDA.name: LDA}
 LABELS = np.array([0, 1] * 6 + [0, 0, 0, 1, 1, 0])  # 12 to draw from, 6 test images
 JUDGED = np.array([12, 13, 15, 17])
 PILOT = np.array([3, 5])
@@ -40,11 +41,11 @@ class Bench:
 
     missing: set[Role] = field(default_factory=set)  # roles whose runs are of other fingerprints
     roles: Sequence[Role] = ("final", "pilot", "sweep", "ablation")
-    params: Any = field(default_factory=lambda: SimpleNamespace(strategy={"feature_extraction": HEAD, "lda": LDA}.get,
-                                                                ablations={}))  # fmt: skip
+    params: Any = field(default_factory=lambda: SimpleNamespace(strategy=STRATEGIES.get, strategies=STRATEGIES,
+                                                                default=("lda",), ablations={}))  # fmt: skip
     study: Any = field(default_factory=lambda: SimpleNamespace(
         name="tiny", backbone="resnet18", resolution=32, epochs=4, batch_size=2, per_class=(3,), seeds=(0, 1),
-        learning_rates="tuned", strategies=("feature_extraction", "lda"), lr_finder_seeds=(),
+        learning_rates="tuned", strategies=("feature_extraction", "lda"), lr_finder_seeds=(), rates_from=None,
     ))  # fmt: skip
     subsets: Any = field(
         default_factory=lambda: SimpleNamespace(judged=JUDGED, watched=np.array([1]), overlap={3: 0.25})
@@ -109,7 +110,7 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
     monkeypatch.setattr(command, "RESULTS", tmp_path / "results")
     monkeypatch.setattr(command, "REPORTS", tmp_path / "reports")
     monkeypatch.setattr(collect, "Workbench", lambda study: bench)
-    monkeypatch.setattr(lr_finder, "all_stored", lambda bench: iter(()))
+    monkeypatch.setattr(range_tests, "all_stored", lambda bench: iter(()))
     # What a closed form looks like in a report is told where strategies are described.
     monkeypatch.setattr(cells, "described", lambda strategy, epochs: {"phases": len(strategy.phases)})
     for role in bench.roles:
@@ -198,7 +199,7 @@ def test_provenance_says_how_rates_were_chosen_and_what_decides(bench: Bench) ->
 
 
 def test_a_study_of_closed_forms_alone_takes_no_updates(bench: Bench) -> None:
-    bench.params = SimpleNamespace(strategy=lambda name: replace(LDA, name=name), ablations={})
+    bench.params = SimpleNamespace(strategy=lambda name: replace(LDA, name=name), ablations={}, default=())
     collect.collect("tiny")
     assert provenance()["parameters"]["updates"] == {}
     assert provenance()["parameters"]["lr_scales"] == {"3": {}}
@@ -242,13 +243,15 @@ def test_range_tests_are_not_lost_either(bench: Bench, monkeypatch: pytest.Monke
     bench.study.lr_finder_seeds = (0,)
     found = RangeTest((0.1, 1.0), (0.5, 0.4), (0.5, 0.4), 0.1, 0.1, False)
     monkeypatch.setattr(
-        lr_finder, "all_stored", lambda bench: [StoredTest(c, found, vars(PROVENANCE)) for c in lr_finder.tested(bench)]
+        range_tests,
+        "all_stored",
+        lambda bench: [StoredTest(c, found, vars(PROVENANCE)) for c in range_tests.tested(bench)],
     )
     collect.collect("tiny")
-    assert len(rows("lr_suggestions.csv")) == 2
+    assert [row["strategy"] for row in rows("lr_suggestions.csv")] == ["feature_extraction"]  # `lda` has no rate
     before = tables()
-    monkeypatch.setattr(lr_finder, "all_stored", lambda bench: [])
-    with pytest.raises(RunStoreError, match=r"lr_suggestions\.csv holds 2 rows, and of 2 declared range tests none"):
+    monkeypatch.setattr(range_tests, "all_stored", lambda bench: [])
+    with pytest.raises(RunStoreError, match=r"lr_suggestions\.csv holds 1 rows, and of 1 declared range tests none"):
         collect.collect("tiny")
     assert tables() == before
 
