@@ -7,6 +7,7 @@ BIN := .venv/bin
 BENCH ?= reports/benchmarks/bench.json
 BENCH_LIMIT ?= 30%
 BENCHMARK = python -m pytest -o addopts= tests/benchmarks --benchmark-only --benchmark-columns=median,iqr,rounds
+unexport PYTHONDONTWRITEBYTECODE # a study starts Python 25 times: compiling torch and mlflow anew takes seconds each time
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DVC_NO_ANALYTICS := 1
 export MLFLOW_TRACKING_URI ?= sqlite:///mlflow.db

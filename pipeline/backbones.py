@@ -157,11 +157,12 @@ def weights_name(source: Source) -> str:
     return f"own file {source.path.name}"
 
 
-def read_weights(source: Source) -> tuple[Mapping[str, Tensor], str]:
-    """Load a state dict and give it with the SHA-256 of its file, hashed anew at every load.
+def digest_of(source: Source) -> str:
+    """The SHA-256 of a weight file. Raises WeightsError where it is missing or altered."""
+    return _read(source)[2]
 
-    No pickled code is run. Raises WeightsError where the file is missing, altered or no state dict.
-    """
+
+def _read(source: Source) -> tuple[Path, bytes, str]:
     path = source.find()
     try:
         content = path.read_bytes()
@@ -173,6 +174,15 @@ def read_weights(source: Source) -> tuple[Mapping[str, Tensor], str]:
             f"the weights {path} have SHA-256 {digest}, expected {source.sha256}; "
             "the file is damaged or altered: delete it and install it anew"
         )
+    return path, content, digest
+
+
+def read_weights(source: Source) -> tuple[Mapping[str, Tensor], str]:
+    """Load a state dict and give it with the SHA-256 of its file, hashed anew at every load.
+
+    No pickled code is run. Raises WeightsError where the file is missing, altered or no state dict.
+    """
+    path, content, digest = _read(source)
     try:
         if path.suffix == ".safetensors":
             state: Mapping[str, Tensor] = safetensors.torch.load(content)

@@ -141,6 +141,11 @@ class Workbench:
         """The pretrained weights and their SHA-256, hashed anew in every process."""
         return backbones.pretrained(self.study.backbone, self.study.weights)
 
+    @cached_property
+    def pretrained_sha256(self) -> str:
+        """The SHA-256 of the pretrained weights, without loading them."""
+        return backbones.digest_of(backbones.weights_of(self.study.backbone, self.study.weights))
+
     @property
     def weights_name(self) -> str:
         """The pretrained weights as a report names them."""
@@ -159,7 +164,7 @@ class Workbench:
 
     def weights_sha256(self, cell: Cell) -> str:
         """Checksum of the weights a cell starts from; empty where they are random."""
-        return "" if self.strategy(cell).weights == "none" else self.weights[1]
+        return "" if self.strategy(cell).weights == "none" else self.pretrained_sha256
 
     def trains_together(self, name: str) -> bool:
         """Whether the cells of a strategy that differ in seed and rate alone train as one batched head."""

@@ -229,7 +229,7 @@ def _provenance(bench: Workbench, stored: Mapping[Cell, StoredRun], tests: Itera
         "backbone": {
             "name": study.backbone,
             "weights": bench.weights_name,
-            "weights_sha256": bench.weights[1],
+            "weights_sha256": bench.pretrained_sha256,
             "preprocessing": asdict(preprocessing),
         },
         "environments": list(environments.values()),

@@ -127,7 +127,9 @@ def test_a_long_strip_is_fitted_in_little_memory(project: Project) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Image.Image, "resize", watched)
         project.prepare()
-    assert max(wide * high for wide, high in asked) < 2 * 32 * 32  # 3 x 60,000 px blown up to 32 px across would be 61 MB, to 224 px 3 GB
+    assert (
+        max(wide * high for wide, high in asked) < 2 * 32 * 32
+    )  # 3 x 60,000 px blown up to 32 px across would be 61 MB, to 224 px 3 GB
     assert (stored(project, "long.png") == 77).all()
 
 

@@ -58,7 +58,7 @@ class Bench:
     judge_by: str = "balanced_accuracy"
     precision: str = "float32"
     weights_name: str = "mine.safetensors"
-    weights: Any = ({}, "w" * 64)
+    pretrained_sha256: str = "w" * 64
 
     @cached_property
     def prepared(self) -> Any:
