@@ -71,7 +71,7 @@ bench-growth: $(BIN)/.installed ## how time and memory grow, what starting costs
 	python -m tests.benchmarks.growth
 	python -m tests.benchmarks.report
 
-bench-peers: $(BIN)/.installed .venv-peers/.installed ## the same work by a plain loop, fastai, Lightning and Thaw (an hour)
+bench-peers: $(BIN)/.installed .venv-peers/.installed ## the same work by a plain loop, fastai, Lightning and Thaw (an hour and a half)
 	python -m tests.benchmarks.peers.compare
 	python -m tests.benchmarks.report
 
