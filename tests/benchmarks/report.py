@@ -163,7 +163,7 @@ def growth(content: dict[str, Any]) -> Iterator[str]:
             ]
         )
     yield from table(["", "sizes", "seconds", "exponent", "peak, MB", "exponent"], rows)
-    if "start_up" not in content:
+    if "folded" not in content:
         yield "The rest is not measured yet: `make bench-growth` goes on from here."
         yield ""
         return
