@@ -214,8 +214,8 @@ def _many_test_images(seconds: dict[str, float]) -> Iterator[str]:
         "A cell of `last_block` with 100 training and 10,000 test images (study `cifar10`, random pixels, one core) "
         f"takes {seconds['second cell']:.1f} s where the study keeps what the frozen groups make of the test images, "
         f"and {seconds['cell without a cache']:.1f} s where it computes that itself: {share:.2f} times as much; the "
-        f"target of at most a third is {_verdict(share <= KEPT_LIMIT)}. Filling the cache takes a study "
-        f"{seconds['filling it']:.1f} s, once, and on all cores."
+        f"target of at most a third is {_verdict(share <= KEPT_LIMIT)}. Filling the cache takes "
+        f"{seconds['filling it']:.1f} s of one core, once; a study uses all cores."
     )
     yield ""
 
