@@ -16,12 +16,13 @@ from PIL import Image
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from analysis import report
-from pipeline import augmentation, backbones, datasets, evaluation, execution, heads, phases, prefix, runs
+from pipeline import activations, augmentation, backbones, evaluation, execution, heads, identity, phases, prefix, runs
 from pipeline.evaluation import Metrics
+from pipeline.folders import Source
 from pipeline.runs import Provenance
-from pipeline.stages import cells, collect, command, prepare, prepared, subset
-from pipeline.strategies import GROUPS, Cell, Phase, Strategy
-from pipeline.training import DriftRow, HistoryRow, Run, Task, Training
+from pipeline.stages import cells, collect, command, prepare, subset, tune
+from pipeline.strategies import GROUPS, Augmentation, Cell, Phase, Strategy
+from pipeline.training import NUMERICS_VERSION, DriftRow, HistoryRow, Run, Task, Training
 from tests.analysis.conftest import Plan, write_tables
 from tests.conftest import some_images, write_image_folder
 
@@ -42,12 +43,12 @@ def state() -> dict[str, torch.Tensor]:
     return dict(backbones.read_weights(backbones.REGISTRY["efficientnet_lite0"].weights)[0])
 
 
-def a_task(strategy: Strategy, seed: int = 0, epochs: int = 2) -> Task:
+def a_task(strategy: Strategy, seed: int = 0, epochs: int = 2, pixels: int = PIXELS) -> Task:
     """A cell of the embedded study's size."""
     return Task(
-        Cell("bench", "final", strategy.name, IMAGES // 2, 1.0, seed), strategy, "efficientnet_lite0", PIXELS, epochs,
-        BATCH, 2, 10_000, some_images(IMAGES, IMAGES * seed, PIXELS), some_images(100, 5000, PIXELS),
-        some_images(256, 6000, PIXELS),
+        Cell("bench", "final", strategy.name, IMAGES // 2, 1.0, seed), strategy, "efficientnet_lite0", pixels, epochs,
+        BATCH, 2, "float32", some_images(IMAGES, IMAGES * seed, pixels), some_images(100, 50_000, pixels),
+        some_images(256, 60_000, pixels),
     )  # fmt: skip
 
 
@@ -65,9 +66,8 @@ def test_decode_64_files(benchmark: BenchmarkFixture, tmp_path: Path) -> None:
     for number in range(64):
         path = tmp_path / f"{number}.png"
         Image.fromarray(generator.integers(0, 256, (300, 300), dtype=np.uint8)).save(path)
-        sources.append(datasets.Source(path.name, 0, False, "", path))
-    dataset = datasets.Dataset("", "", "", ("one",), tuple(sources))
-    benchmark(lambda: list(datasets.decode(dataset, PREPROCESSING, None, 1)))
+        sources.append(Source(path.name, 0, "pool", str(path)))
+    benchmark(lambda: list(identity.decode(sources, {"own": PREPROCESSING}, None, 1)))
 
 
 def test_resize_a_batch(benchmark: BenchmarkFixture) -> None:
@@ -76,12 +76,11 @@ def test_resize_a_batch(benchmark: BenchmarkFixture) -> None:
 
 
 @pytest.mark.parametrize("kind", ["flip", "crop_and_colour"])
-def test_augment_and_normalise_a_batch(benchmark: BenchmarkFixture, kind: str) -> None:
+def test_augment_and_normalise_a_batch(benchmark: BenchmarkFixture, kind: Augmentation) -> None:
     images = some_images(BATCH, 0, PIXELS)
-    draws = augmentation.Draws.of(0, 1, 10_000)
 
     def work() -> torch.Tensor:
-        augmented = augmentation.augment(images.pixels, images.indices, draws, kind)  # type: ignore[arg-type]
+        augmented = augmentation.augment(images.pixels, images.keys, 0, 1, kind)
         return augmentation.normalise(augmented, PREPROCESSING, "own")
 
     benchmark(work)
@@ -98,13 +97,14 @@ def test_step_learning_from(
     strategy = learning_from(group)
     training = Training(a_task(strategy), CPU, state)
     phase = strategy.phases[0]
-    phases.freeze(training.model, phase, "train")
-    optimizer = phases.optimizer(training.model, phase)
+    phases.freeze(training.model, phase, strategy)
+    optimizer = phases.optimizer(training.model, phase, strategy)
     training.model.eval()
-    activations = training.shortcut(phase)[0] if kept else None
-    phases.set_training(training.model, phase, "train", "frozen")
-    draws, positions = augmentation.Draws.of(0, 1, 10_000), np.arange(BATCH)
-    benchmark(lambda: training.step(optimizer, activations, positions, draws))
+    start = prefix.start_of(strategy, phase)
+    rows = training.kept(training.task.train, training.train_images, start, 2) if kept else None
+    phases.set_training(training.model, phase, strategy)
+    positions = np.arange(BATCH)
+    benchmark(lambda: training.step(optimizer, rows, positions, 1))
 
 
 @pytest.mark.parametrize("group", ["stage2", "stage4", "head"])
@@ -113,23 +113,26 @@ def test_compute_the_prefix_of_200_images(
 ) -> None:
     training = Training(a_task(learning_from(group)), CPU, state)
     training.model.eval()
-    images = list(training.normalised(training.train_images))
-    benchmark(lambda: prefix.compute(training.model, group, images, flipped=True))
+    benchmark(lambda: training.rows(training.task.train, training.train_images, group, False))
 
 
 @pytest.mark.parametrize("count", [1, 10, 50])
-def test_head_batch_epoch_of_cells(benchmark: BenchmarkFixture, state: dict[str, torch.Tensor], count: int) -> None:
-    tasks = [a_task(HEAD_ONLY, seed, epochs=1) for seed in range(count)]
-    together = heads.Together(tasks, CPU, state)
-    rows = np.random.default_rng(0).standard_normal((IMAGES + 256, 1280), dtype=np.float32)
-    extracted = [(rows[: len(piece.images.pixels[piece.first : piece.first + 128])], 0.0) for piece in together.pieces]
-    benchmark(lambda: list(together.train(extracted, lambda *_: None)))
+def test_head_batch_epoch_of_cells(benchmark: BenchmarkFixture, tmp_path: Path, count: int) -> None:
+    """Features as the cache of a study has them; reading them is part of it."""
+    tasks = [
+        replace(a_task(HEAD_ONLY, seed, epochs=1), activations=tmp_path, weights_sha256="0") for seed in range(count)
+    ]
+    wanted = activations.missing((one for task in tasks for one in activations.needed(task)), tmp_path)
+    some = np.random.default_rng(0).standard_normal((activations.BATCH, 1280), dtype=np.float32)
+    pieces = activations.pieces(wanted)
+    activations.store(((piece, (some[: len(piece.wanted.images) - piece.first], 0.0)) for piece in pieces), tmp_path)
+    benchmark(lambda: heads.train_batch(tasks, CPU, None, lambda *_: None))
 
 
-def test_evaluate_128_images(benchmark: BenchmarkFixture, state: dict[str, torch.Tensor]) -> None:
+def test_evaluate_a_batch(benchmark: BenchmarkFixture, state: dict[str, torch.Tensor]) -> None:
     training = Training(a_task(learning_from("stem")), CPU, state)
     training.model.eval()
-    batch = next(training.normalised(training.train_images))
+    batch = next(training.normalised(training.train_images.pixels))
     benchmark(lambda: evaluation.predict(training.model, [batch]))
 
 
@@ -152,10 +155,10 @@ def many_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     write_image_folder(tmp_path / "images")
     blocks = [f"  s{i}: {{phases: [{{share: 1, lr: {{all: 1.0e-{i + 1}}}}}]}}" for i in range(STRATEGIES)]
-    Path("params.yaml").write_text(PARAMS.format(seeds=SEEDS, strategies="\n".join(blocks)))
+    Path("params.yaml").write_text(PARAMS.format(seeds=SEEDS, strategies="\n".join(blocks)), encoding="utf-8")
     prepare.prepare("many")
     subset.subset("many")
-    prepared.write_json(cells.rates_of("many"), {size: {f"s{i}": 1.0 for i in range(STRATEGIES)} for size in "36"})
+    tune.tune("many")
     bench = cells.Workbench("many")
     template = _some_run(len(bench.prepared.test))
     with monkeypatch.context() as patch:
@@ -167,7 +170,8 @@ def many_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 _PROVENANCE = Provenance(
-    "0" * 40, 1, "0" * 64, "0" * 64, "", "cpu", "2", "cpu", 1, "3", {}, "none", "2026-01-01T00:00:00+00:00"
+    "0" * 40, NUMERICS_VERSION, "0" * 64, "0" * 64, "float32", "cpu", "2", "cpu", 1, "3", {}, "none",
+    "2026-01-01T00:00:00+00:00",
 )  # fmt: skip
 
 
@@ -178,8 +182,7 @@ def _some_run(judged: int) -> Run:
         for split in ("train", "val")
         for metric in ("loss", "accuracy")
     )
-    half = judged // 2
-    metrics = Metrics(0.5, 0.5, 0.7, 0.1, ((half, 0), (half, 0)))
+    metrics = Metrics(0.5, 0.5, 0.7, 0.1)
     drift = tuple(DriftRow(1, group, 0.1) for group in GROUPS)
     predicted = np.zeros(judged, dtype=np.uint16)
     cell = Cell("many", "final", "s0", 3, 1.0, 0)
@@ -188,7 +191,8 @@ def _some_run(judged: int) -> Run:
 
 def test_collect_10_000_runs(benchmark: BenchmarkFixture, many_runs: None) -> None:
     benchmark.pedantic(lambda: collect.collect("many"), rounds=1)
-    assert len((command.REPORTS / "many" / "runs.csv").read_text().splitlines()) == 1 + 2 * SEEDS * STRATEGIES
+    table = (command.REPORTS / "many" / "runs.csv").read_text(encoding="utf-8")
+    assert len(table.splitlines()) == 1 + 2 * SEEDS * STRATEGIES
 
 
 def test_analyse_10_000_runs(benchmark: BenchmarkFixture, tmp_path: Path) -> None:

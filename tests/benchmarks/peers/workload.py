@@ -13,7 +13,11 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Workload:
-    """What every contender trains. Folders: <folder>/<seed>/train and val, each with one folder a class."""
+    """What every contender trains.
+
+    Folders, each with one folder a class: <folder>/<seed>/train and val for the peers. <folder>/thaw/train holds the
+    training images of all seeds, of which Thaw draws the same for each; its val is the peers', its test other images.
+    """
 
     folder: str
     seeds: list[int]
@@ -24,25 +28,36 @@ class Workload:
     std: list[float]
     batch_size: int
     classes: int
+    per_class: int  # training images of each class
     backbone: str  # as timm names it
     weights_file: str
 
     def write(self, path: Path) -> None:
         """Write as JSON."""
-        path.write_text(json.dumps(asdict(self)))
+        path.write_text(json.dumps(asdict(self)), encoding="utf-8")
+
+    @classmethod
+    def read(cls, path: Path) -> Workload:
+        """Read what `write` wrote."""
+        return cls(**json.loads(path.read_text(encoding="utf-8")))
 
     def runs(self) -> Iterator[tuple[str, dict[str, Any], int]]:
         """Name, strategy and seed of every run."""
         return ((name, strategy, seed) for seed in self.seeds for name, strategy in self.strategies.items())
 
     def images(self, seed: int, split: str) -> str:
-        """One folder of images."""
+        """One of the peers' folders of images."""
         return f"{self.folder}/{seed}/{split}"
+
+    @property
+    def thaw_images(self) -> str:
+        """Thaw's folder of images."""
+        return f"{self.folder}/thaw"
 
 
 def contend(train: Callable[[Workload, dict[str, Any], int], float]) -> None:
     """Train the runs of the workload named on the command line one after another, and print what came of them."""
-    workload = Workload(**json.loads(Path(sys.argv[1]).read_text()))
+    workload = Workload.read(Path(sys.argv[1]))
     ready, runs = time.time(), []
     for name, strategy, seed in workload.runs():
         since = time.perf_counter()
