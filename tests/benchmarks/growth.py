@@ -95,7 +95,8 @@ def start_up() -> dict[str, float]:
         folder = Path(name)
         for source in ("pipeline", "analysis", ".dvc"):
             shutil.copytree(source, folder / source, ignore=shutil.ignore_patterns("__pycache__", "tmp", "cache"))
-        shutil.copy("dvc.yaml", folder)
+        for source in ("dvc.yaml", ".dvcignore"):
+            shutil.copy(source, folder)
         write_image_folder(folder / "images")
         content = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
         content["studies"] = {"quick": content["studies"]["quick"]}

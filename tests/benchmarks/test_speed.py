@@ -1,6 +1,6 @@
 """How long the parts of a study take, on one thread each: `make bench`.
 
-Sizes are those of the embedded study: 64 px, batches of 32, EfficientNet-Lite0.
+EfficientNet-Lite0 at 64 px, batches of 32.
 """
 
 from __future__ import annotations

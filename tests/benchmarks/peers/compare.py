@@ -29,6 +29,7 @@ WORKLOADS: dict[str, tuple[tuple[str, ...], int, int]] = {  # strategies, seeds,
     "fine-tuning, two seeds": (("fine_tune",), 2, 10),  # a study has at least two: it compares in pairs
     "seven strategies, five seeds": (SEVEN, 5, 3),
 }
+PIXELS = 64
 REPEATS = {"seven strategies, five seeds": 1}  # others: 3
 TARGET = Path("reports/benchmarks/peers.json")
 
@@ -123,7 +124,7 @@ def main() -> None:
     parser.add_argument("--target", type=Path, default=TARGET)
     given = parser.parse_args()
     loaded = params.load()
-    study = loaded.study("quick")
+    study = replace(loaded.study("quick"), resolution=PIXELS)
     # Other workloads that were measured before stay: an hour's work may come in parts.
     before = json.loads(given.target.read_text(encoding="utf-8"))["results"] if given.target.exists() else []
     results = [result for result in before if result["workload"] not in given.workloads]
