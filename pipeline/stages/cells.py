@@ -201,6 +201,7 @@ class Workbench:
             "parameters": self.shared(),
             "classes": len(self.prepared.card.classes),
             "images": {"train": trained_on, "watched": watched, "judged": judged},
+            "stored_at": self.prepared.pixels().shape[1],  # pixels: at their own size or at the working size
             "weights_sha256": self.weights_sha256(cell),
             "versions": _versions("torch", "timm", *(["scikit-learn"] if strategy["head"] == "lda" else [])),
             "device_kind": self.device.type,

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections import Counter
 from collections.abc import Sequence
 
-from pipeline import datasets, folders, params
+from pipeline import datasets, execution, folders, params
 from pipeline.datasets import DatasetError, Listing
 from pipeline.params import Study
 from pipeline.preprocessing import Preprocessing
@@ -53,7 +52,7 @@ def _prepare(study: Study, listing: Listing, crops: Sequence[Crop]) -> None:
         LOG.info("%s: skipped %d: %s", listing.name, count, reason)
     if not listing.refused:
         _expect_enough(study, listing, identity.pool_counts(listing, sources))
-    headers = identity.examine(listing, sources, study.resolution, _threads())
+    headers = identity.examine(listing, sources, study.resolution, execution.cores())
     noted.claim(study)
     fits: dict[Crop, Preprocessing | None] = {"own": None}  # squares as they come; each crop is cut on the device
     if headers.native is None:
@@ -62,7 +61,7 @@ def _prepare(study: Study, listing: Listing, crops: Sequence[Crop]) -> None:
     with tempfile.TemporaryFile(dir=noted.folder(study.name)) as scratch:
         ids = []
         with Progress(f"{study.name} · decode", len(sources), "image") as bar:
-            for decoded in identity.decode(sources, fits, headers.deepest, _threads()):
+            for decoded in identity.decode(sources, fits, headers.deepest, execution.cores()):
                 ids.append(decoded.id)
                 for crop in fits:
                     scratch.write(decoded.stored[crop].tobytes())
@@ -91,13 +90,6 @@ def _expect_enough(study: Study, listing: Listing, counts: Sequence[int]) -> Non
                 f"studies.{study.name}.per_class: {max(study.per_class)} images a class asked for, but class "
                 f"'{folders.shown(listing.classes[label])}' of {listing.name} has {count}; give at most {min(counts)}"
             )
-
-
-def _threads() -> int:
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # macOS has none
-        return os.cpu_count() or 1
 
 
 if __name__ == "__main__":

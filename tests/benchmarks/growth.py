@@ -122,7 +122,7 @@ def feature_extraction_parts(loaded: params.Params) -> dict[str, float]:
         try:
             Path("params.yaml").write_text(yaml.safe_dump(given), encoding="utf-8")
             marks = [time.perf_counter()]
-            with mock.patch.object(prepare, "_threads", return_value=1):
+            with mock.patch.object(execution, "cores", return_value=1):
                 prepare.prepare(with_thaw.STUDY)
             marks.append(time.perf_counter())
             subset.subset(with_thaw.STUDY)

@@ -54,7 +54,7 @@ def peers(content: dict[str, Any]) -> Iterator[str]:
     yield "## The same work, four ways"
     yield ""
     yield (
-        f"`{content['command']}`: {images['train']} training images of the embedded study's data at {images['resolution']} px "
+        f"`{content['command']}`: {images['train']} training images of solar cells at {images['resolution']} px "
         f"from image files, batches of 32, AdamW, ImageNet weights, {images['validation']} validation images after "
         "every epoch; all contenders train on the same images and freeze BatchNorm where the strategy does. Thaw runs "
         "the stages `prepare` to `train` on a folder of its own: identity, draws, run store and caches are part of its "

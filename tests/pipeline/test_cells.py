@@ -1,0 +1,85 @@
+"""From a declared cell to its fingerprint: everything that can change a number, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from pipeline.stages import cells, prepare, subset, tune
+from pipeline.strategies import Cell
+from tests.conftest import write_image_folder
+from tests.test_end_to_end import PARAMS
+
+FINE_TUNE = Cell("tiny", "final", "fine_tune", 3, 1.0, 0)
+HEADS = Cell("tiny", "final", "feature_extraction", 3, 1.0, 0)
+
+Fingerprint = Callable[..., str]
+
+
+@pytest.fixture
+def fingerprint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fingerprint:
+    """Prepare the tiny study with some parameters replaced, and give the fingerprint of a cell."""
+    monkeypatch.chdir(tmp_path)
+    write_image_folder(tmp_path / "images")
+
+    def of(cell: Cell, *replaced: tuple[str, str]) -> str:
+        text = PARAMS
+        for old, new in replaced:
+            assert old in text
+            text = text.replace(old, new)
+        Path("params.yaml").write_text(text)
+        for stage in (prepare.prepare, subset.subset, tune.tune):
+            stage("tiny")
+        return cells.Workbench("tiny").fingerprint(cell)
+
+    return of
+
+
+@pytest.mark.parametrize("replaced", [
+    ("name: squares", "name: other"), ("squares that a test has drawn", "mine"),
+    ("sweep: {fine_tune: [100, 1]}", "sweep: {fine_tune: [100]}"), ("[3, 6]", "[3]"),
+    ("  last_block: {", "  another: {"),
+], ids=lambda replaced: replaced[1])  # fmt: skip
+def test_names_and_what_other_cells_do_are_no_part_of_a_fingerprint(
+    fingerprint: Fingerprint, replaced: tuple[str, str]
+) -> None:
+    assert fingerprint(FINE_TUNE) == fingerprint(FINE_TUNE, replaced)
+
+
+@pytest.mark.parametrize("replaced", [
+    ("resolution: 32", "resolution: 40"), ("epochs: 2", "epochs: 3"), ("watched: 4", "watched: 3"),
+    ("watched: 4", "watched: 4\n    batch_size: 4"), ("watched: 4", "watched: 4\n    precision: bfloat16"),
+    ("watched: 4", "watched: 4\n    test_images: 4"), ("lr: {all: 1.0e-4}", "lr: {all: 2.0e-4}"),
+    ("lr: {all: 1.0e-4}}]", "lr: {all: 1.0e-4}}], batch_norm: train"),
+    ("lr: {all: 1.0e-4}}]", "lr: {all: 1.0e-4}}], crop: whole"),
+], ids=lambda replaced: replaced[1])  # fmt: skip
+def test_whatever_can_change_a_number_changes_the_fingerprint(
+    fingerprint: Fingerprint, replaced: tuple[str, str]
+) -> None:
+    assert fingerprint(FINE_TUNE) != fingerprint(FINE_TUNE, replaced)
+
+
+def test_images_that_are_stored_at_another_size_are_other_numbers(fingerprint: Fingerprint) -> None:
+    before = fingerprint(FINE_TUNE)
+    drawn = cells.Workbench("tiny").subsets.drawn[3, 0]
+    names = cells.Workbench("tiny").prepared.ids
+    ids = [names[position] for position in drawn]
+    # One image that is no square of 24 px, among the test images: now all are fitted when they are decoded.
+    Image.new("RGB", (40, 30), "red").save("images/test/dark/wide.png")
+    bench_fingerprint = fingerprint(FINE_TUNE, ("watched: 4", "watched: 4\n    test_images: 4"))
+    bench = cells.Workbench("tiny")
+    assert [bench.prepared.ids[position] for position in bench.subsets.drawn[3, 0]] == ids
+    inputs = bench.inputs(FINE_TUNE)
+    assert inputs["stored_at"] == 32
+    assert bench_fingerprint != before
+
+
+def test_heads_that_train_together_know_their_company(fingerprint: Fingerprint) -> None:
+    alone, more = fingerprint(HEADS), fingerprint(HEADS, ("seeds: 2", "seeds: 3"))
+    assert alone != more
+    assert fingerprint(FINE_TUNE) == fingerprint(FINE_TUNE, ("seeds: 2", "seeds: 3"))
+    assert [cell.seed for cell in cells.Workbench("tiny").together(HEADS)] == [0, 1, 2]
+    assert cells.Workbench("tiny").together(FINE_TUNE) == ()
