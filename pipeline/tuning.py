@@ -25,16 +25,17 @@ class Judged:
     """What the pilots of one scale got right."""
 
     right: int
-    of: int  # images judged, over all pilots
+    of: int  # images judged, over all pilots: one that two of them hold out counts twice
+    distinct: int  # images among them
     score: Fraction  # of the accuracy that decides, exact: two scales tie only where they really do
     log_loss: float  # nats, mean over the images
 
 
-def judge(pilots: Iterable[tuple[NDArray[Any], NDArray[Any], float]], metric: Metric) -> Judged:
-    """Pool the pilots of one scale, each given as its predicted classes [n], its labels [n] and its log loss."""
+def judge(pilots: Iterable[tuple[NDArray[Any], NDArray[Any], NDArray[Any], float]], metric: Metric) -> Judged:
+    """Pool the pilots of one scale, each given as positions, labels and predicted classes [n] and its log loss."""
     import numpy as np
 
-    predicted, labels, losses = zip(*pilots, strict=True)
+    positions, labels, predicted, losses = zip(*pilots, strict=True)
     images = sum(len(of) for of in labels)
     all_labels = np.concatenate(labels)
     hits = np.concatenate(predicted) == all_labels
@@ -42,7 +43,10 @@ def judge(pilots: Iterable[tuple[NDArray[Any], NDArray[Any], float]], metric: Me
     recalls = [Fraction(int(hits[all_labels == label].sum()), int((all_labels == label).sum())) for label in classes]
     right = int(hits.sum())
     score = sum(recalls, Fraction()) / len(recalls) if recalls else Fraction(right, images)
-    return Judged(right, images, score, sum(loss * len(of) for loss, of in zip(losses, labels, strict=True)) / images)
+    distinct = len(np.unique(np.concatenate(positions)))
+    return Judged(
+        right, images, distinct, score, sum(loss * len(of) for loss, of in zip(losses, labels, strict=True)) / images
+    )
 
 
 def climb(results: Mapping[float, Judged]) -> tuple[float, tuple[float, ...]]:
@@ -56,7 +60,7 @@ def climb(results: Mapping[float, Judged]) -> tuple[float, tuple[float, ...]]:
         return 1.0, tuple(scale for scale in START if scale not in seen)
     while True:
         best = min(seen, key=lambda scale: (-seen[scale].score, seen[scale].log_loss, scale))
-        reach = 1 if seen[best].of >= FEW_IMAGES else 2
+        reach = 1 if seen[best].distinct >= FEW_IMAGES else 2
         at = GRID.index(best)
         around = [scale for scale in GRID[max(at - reach, 0) : at + reach + 1] if scale not in seen]
         missing = tuple(scale for scale in around if scale not in results)

@@ -91,8 +91,8 @@ def _judged(bench: Workbench, pilots: list[Cell]) -> Judged:
     for cell in pilots:
         stored = bench.stored(cell)
         assert stored is not None, cell
-        labels = bench.prepared.labels[bench.parts(cell)[2]]
-        seen.append((stored.run.predicted, labels, stored.run.judged.log_loss))
+        held = bench.parts(cell)[2]
+        seen.append((held, bench.prepared.labels[held], stored.run.predicted, stored.run.judged.log_loss))
     return judge(seen, bench.judge_by)
 
 

@@ -14,7 +14,7 @@ from pipeline.tuning import FEW_IMAGES, GRID, START, Judged, Rates, climb, entry
 
 
 def judged(right: int, log_loss: float = 1.0, of: int = FEW_IMAGES) -> Judged:
-    return Judged(right, of, Fraction(right, of), log_loss)
+    return Judged(right, of, of, Fraction(right, of), log_loss)
 
 
 def climbed(curve: Callable[[float], Judged]) -> tuple[float, Mapping[float, Judged]]:
@@ -71,9 +71,10 @@ def test_no_winner_lies_at_an_edge_of_what_was_tried(rights: list[int], of: int)
 
 def test_pilots_are_counted_in_whole_images() -> None:
     labels = np.array([0, 0, 0, 1])
-    pilots = [(np.array([0, 0, 1, 1]), labels, 0.4), (np.array([0, 0, 0, 0]), labels, 0.8)]
+    first, second = np.array([5, 6, 7, 8]), np.array([5, 6, 1, 2])  # two images are held out by both
+    pilots = [(first, labels, np.array([0, 0, 1, 1]), 0.4), (second, labels, np.array([0, 0, 0, 0]), 0.8)]
     plain = judge(pilots, "accuracy")
-    assert (plain.right, plain.of, plain.score) == (6, 8, Fraction(6, 8))
+    assert (plain.right, plain.of, plain.distinct, plain.score) == (6, 8, 6, Fraction(6, 8))
     assert plain.log_loss == pytest.approx(0.6)
     balanced = judge(pilots, "balanced_accuracy")
     assert (balanced.right, balanced.score) == (6, (Fraction(5, 6) + Fraction(1, 2)) / 2)
@@ -81,8 +82,9 @@ def test_pilots_are_counted_in_whole_images() -> None:
 
 def test_balanced_accuracy_ranks_a_rate_that_finds_the_small_class_above_one_that_never_does() -> None:
     labels = np.array([0] * 19 + [1])
-    always = judge([(np.zeros(20), labels, 0.2)], "balanced_accuracy")
-    finds = judge([(np.array([1] * 3 + [0] * 16 + [1]), labels, 0.5)], "balanced_accuracy")
+    images = np.arange(20)
+    always = judge([(images, labels, np.zeros(20), 0.2)], "balanced_accuracy")
+    finds = judge([(images, labels, np.array([1] * 3 + [0] * 16 + [1]), 0.5)], "balanced_accuracy")
     assert finds.score > always.score
     assert finds.right < always.right
 
