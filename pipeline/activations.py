@@ -119,14 +119,6 @@ def _channels_last(x: Tensor) -> Tensor:
     return x.permute(0, 2, 3, 1) if x.ndim == 4 else x
 
 
-def place(root: Path, device: torch.device, numerics_version: int) -> Path:
-    """The folder below `root` for one kind of device, one release of torch and one version of the numerics.
-
-    What differs between them is no part of a file's name.
-    """
-    return root / f"{device.type}-torch{torch.__version__.partition('+')[0]}-numerics{numerics_version}"
-
-
 # --- what is wanted -------------------------------------------------------------------------------------------------
 
 

@@ -131,6 +131,11 @@ class Params:
         _known("study", name, "study", self.studies)
         return self.studies[name]
 
+    def known_strategy(self, name: str) -> Strategy:
+        """A strategy by name. Raises ParamsError that names the choices."""
+        _known("strategy", name, "strategy", self.strategies)
+        return self.strategies[name]
+
     def strategy(self, name: str) -> Strategy:
         """A strategy or ablation by name."""
         return self.strategies[name] if name in self.strategies else self.ablations[name].strategy
@@ -155,8 +160,6 @@ class Params:
         keeps one. A closed-form head on all images is the same whatever the seed, so it has one cell.
         """
         s = self.study(study)
-        if strategy is not None:
-            _known("strategy", strategy, "strategy or ablation", (*self.strategies, *self.ablations))
         if role == "pilot":
             wanted = [
                 (name, size, scale, seed)
@@ -289,8 +292,13 @@ class _Strategy(_Block):
             raise ValueError(f"head {self.head} is computed, not trained; leave out phases")
         if not closed and not self.phases:
             raise ValueError("phases: missing; give at least one, such as [{share: 1, lr: {head: 1.0e-3}}]")
-        if closed and (self.dropout or self.weights == "none" or self.frozen_groups != "frozen"):
-            raise ValueError(f"head {self.head} is computed on the features of pretrained weights; give nothing else")
+        read = {"head", "normalisation", "crop", "default", "phases"}
+        unread = [key for key, field in type(self).model_fields.items() if getattr(self, key) != field.get_default()]
+        if closed and set(unread) - read - ({"batch_norm"} if self.batch_norm == "frozen" else set()):
+            raise ValueError(
+                f"head {self.head} is computed on the features of pretrained weights; give nothing beside it but "
+                "normalisation and crop"
+            )
         if self.weights == "none" and self.batch_norm == "frozen":
             raise ValueError("batch_norm frozen with weights none would keep statistics that nothing was learnt from")
         if self.learn == "norms" and self.resolved == "frozen":
@@ -408,6 +416,8 @@ class _Loader(yaml.SafeLoader):
 def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
     seen: set[Any] = set()
     for key_node, _ in node.value:
+        if key_node.tag == "tag:yaml.org,2002:merge":
+            continue  # `<<: *anchor`, whose keys may be given anew
         line = f"line {key_node.start_mark.line + 1}"
         if not isinstance(key_node, yaml.ScalarNode):
             raise ParamsError(f"{line}: a list or a block is no key; write a name")
@@ -431,7 +441,7 @@ def load(path: Path = Path("params.yaml")) -> Params:
         raise ParamsError(f"{path} is no text: byte {error.start} is not UTF-8; save it as UTF-8") from None
     except ParamsError as error:
         raise ParamsError(f"{path}, {error}") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # a ValueError is a date that is none
         raise ParamsError(f"{path} is no YAML: {error}") from error
     try:
         file = _File.model_validate(content)
@@ -634,7 +644,8 @@ def _check_fit(key: str, strategy: Strategy, backbone: str, epochs: int) -> None
         raise ParamsError(f"{key}.strategies: {strategy.name} trains BatchNorm, and {backbone} has none; leave it out")
     if norm == "none" and strategy.learn == "norms":
         raise ParamsError(
-            f"{key}.strategies: {strategy.name} trains normalisation layers, and {backbone} has none; leave it out"
+            f"{key}.strategies: {strategy.name} trains normalisation layers, and {backbone} has none; "
+            "name the study's strategies without it"
         )
     if strategy.closed_form:
         return

@@ -132,7 +132,10 @@ def surroundings(task: Task, device: torch.device) -> Iterator[None]:
 
     Memory errors say what to do.
     """
-    reduced = torch.autocast(device.type, torch.bfloat16, enabled=task.precision == "bfloat16")
+    # Without its cache, which keeps a copy of every weight that learns, as it was at the first step, to the end.
+    reduced = torch.autocast(
+        device.type, torch.bfloat16, enabled=task.precision == "bfloat16", cache_enabled=False
+    )  # fmt: skip
     try:
         with torch.random.fork_rng(devices=[]), _deterministic(device), reduced:
             yield
@@ -269,6 +272,9 @@ class Training:
             self.seconds += time.perf_counter() - since
             finite = note_values(self.history, number, epoch, "train", *seen)
             model.eval()
+            if strategy.interpolate and number == len(strategy.phases) and epoch == epochs_before + epochs:
+                self.go_back(strategy.interpolate)  # what is seen from here on is the model that will be judged
+                kept = watched = None
             if finite and len(task.watched):
                 finite = self.record(number, epoch, "val", self.watched, watched)
             if finite and epoch == epochs_before + epochs:
@@ -346,8 +352,6 @@ class Training:
     def finish(self, finite: bool) -> Run:
         """Read the judged images once, and gather the run."""
         self.model.eval()
-        if finite and self.strategy.interpolate:
-            self.go_back(self.strategy.interpolate)
         logits = self.judged_logits() if finite else None
         learning = [phases.trainable_parameters(self.model, phase, self.strategy) for phase in self.strategy.phases]
         total = sum(weight.numel() for weight in self.model.parameters())

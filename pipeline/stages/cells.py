@@ -23,17 +23,18 @@ from torch import Tensor
 
 from pipeline import activations, backbones, evaluation, execution, heads, params, runs, training
 from pipeline.randomness import torch_stream
-from pipeline.runs import Provenance, RunStoreError, StoredRun
-from pipeline.stages import command, prepared
+from pipeline.runs import Provenance, StoredRun
+from pipeline.stages import command, noted, prepared, rates
 from pipeline.stages.progress import Progress
-from pipeline.strategies import Cell, Metric, Precision, Role, Strategy, epochs_of_phases
+from pipeline.strategies import Cell, Crop, Metric, Precision, Role, Strategy, epochs_of_phases
 from pipeline.subsets import Indices, tuning_split
-from pipeline.training import NUMERICS_VERSION, Run, Task
+from pipeline.training import NUMERICS_VERSION, Images, Run, Task
 from pipeline.tuning import GRID, Rates
 
 LOG = logging.getLogger(__name__)
 
-PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow", "scikit-learn")
+NUMERIC = ("torch", "torchvision", "timm", "pillow")  # whose releases may change a run's numbers
+PACKAGES = (*NUMERIC, "numpy", "scikit-learn")
 # What a worker takes beside its imports: with EfficientNet-Lite0 800 bytes for every pixel of a batch (210 MB at 64
 # px, 760 at 128, 2,300 at 224, batches of 32), with larger backbones two to three times that.
 WORKER_BYTES, PIXEL_BYTES = 100 << 20, 2000
@@ -49,9 +50,10 @@ class Workbench:
         self.params = params.load()
         self.study = self.params.study(study)
         self.prepared = prepared.read(self.study)
-        self.subsets = prepared.read_subsets(self.study, self.prepared.card.sha256)
+        self.subsets = prepared.read_subsets(self.study, self.prepared.card)
         self.device = execution.device()
         self._wanted: tuple[Cell | None, list[activations.Wanted]] = (None, [])
+        self._in_memory: dict[tuple[Crop, bytes], Images] = {}
         self._checksums: dict[bytes, str] = {}
         self._together: dict[heads.Companions, tuple[Cell, ...]] = {}
 
@@ -78,26 +80,13 @@ class Workbench:
 
     @cached_property
     def rates(self) -> Rates:
-        """What stage `tune` chose. Raises RunStoreError where it has not run for these strategies and sizes."""
-        place = command.rates_of(self.study.name)
-        try:
-            content = json.loads(place.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            content = {}
-        for size in self.study.per_class:
-            for name in self.study.strategies:
-                if not self.params.strategies[name].closed_form and name not in content.get(str(size), {}):
-                    raise RunStoreError(
-                        f"{place} has no rate of {name} at size {size}; `dvc repro` chooses it, "
-                        f"or `python -m pipeline.stages.tune {self.study.name}` does"
-                    )
-        given = self.study.learning_rates
-        return Rates(content, 1.0 if isinstance(given, str) else given)
+        """What stage `tune` chose."""
+        return rates.read(self.params, self.study)
 
     def declared(self, role: Role, strategy: str | None = None) -> tuple[Cell, ...]:
         """The cells that the study declares: pilots as they were tried, others at the chosen rates."""
-        rates = Rates({}) if role == "sweep" else self.rates
-        return self.params.cells(self.study.name, role, rates, self.subsets.pilots, strategy)
+        chosen = Rates({}) if role == "sweep" else self.rates
+        return self.params.cells(self.study.name, role, chosen, self.subsets.pilots, strategy)
 
     def strategy(self, cell: Cell) -> Strategy:
         """How a cell adapts the backbone, its rates scaled."""
@@ -114,7 +103,7 @@ class Workbench:
     def task(self, cell: Cell) -> Task:
         """All that training a cell depends on."""
         strategy = self.strategy(cell)
-        trained_on, watched, judged = (self.prepared.images(part, strategy.crop) for part in self.parts(cell))
+        trained_on, watched, judged = (self._images(part, strategy.crop) for part in self.parts(cell))
         return Task(
             cell=cell,
             strategy=strategy,
@@ -131,10 +120,23 @@ class Workbench:
             weights_sha256=self.weights_sha256(cell),
         )
 
+    def _images(self, part: Indices, crop: Crop) -> Images:
+        """Some images in memory: the cells of a job share them."""
+        key = crop, part.tobytes()
+        if key not in self._in_memory:
+            self._in_memory[key] = self.prepared.images(part, crop)
+        return self._in_memory[key]
+
+    def forget_images(self) -> None:
+        """Let go of the images that the last job shared."""
+        self._in_memory.clear()
+        self._wanted = (None, [])
+
     @property
     def cache(self) -> Path:
         """Where what frozen stretches make of the study's images is kept."""
-        return activations.place(prepared.folder(self.study.name) / "activations", self.device, NUMERICS_VERSION)
+        made_by = (self.device.type, NUMERICS_VERSION, noted.DECODING_VERSION, *_versions(*NUMERIC).values())
+        return prepared.folder(self.study.name) / ".activations" / "-".join(map(str, made_by))
 
     @cached_property
     def weights(self) -> tuple[Mapping[str, Tensor], str]:
@@ -194,16 +196,18 @@ class Workbench:
         names have the same inputs.
         """
         trained_on, watched, judged = (self._ids_sha256(part) for part in self.parts(cell))
-        strategy = {key: value for key, value in asdict(self.strategy(cell)).items() if key != "name"}
+        unread = {"epochs", "batch_size", "augmentation"} if self.strategy(cell).closed_form else set()
+        strategy = {key: value for key, value in asdict(self.strategy(cell)).items() if key not in {"name", *unread}}
         return {
-            "seed": cell.seed,
+            "seed": None if unread else cell.seed,
             "strategy": strategy,
-            "parameters": self.shared(),
+            "parameters": {key: value for key, value in self.shared().items() if key not in unread},
             "classes": len(self.prepared.card.classes),
             "images": {"train": trained_on, "watched": watched, "judged": judged},
             "stored_at": self.prepared.pixels().shape[1],  # pixels: at their own size or at the working size
             "weights_sha256": self.weights_sha256(cell),
-            "versions": _versions("torch", "timm", *(["scikit-learn"] if strategy["head"] == "lda" else [])),
+            "versions": _versions(*NUMERIC, *(["scikit-learn"] if strategy["head"] == "lda" else [])),
+            "decoding": noted.DECODING_VERSION,
             "device_kind": self.device.type,
             "numerics_version": NUMERICS_VERSION,
         }
@@ -251,7 +255,7 @@ class Workbench:
         A sweep that tries the chosen rate, say, repeats the final run. Which of them is trained depends on the order
         of the stages, which DVC need not know: the numbers are the same.
         """
-        if cell.role == "pilot":
+        if cell.role == "pilot" or self.together(cell):
             return None
         for other in self._twins.get(self.fingerprint(cell), ()):
             if other != cell and (found := self.stored(other)) is not None:
@@ -262,7 +266,7 @@ class Workbench:
     def _twins(self) -> Mapping[str, tuple[Cell, ...]]:
         """The declared cells by what they train."""
         found: dict[str, tuple[Cell, ...]] = {}
-        if command.rates_of(self.study.name).exists():  # else nobody knows yet what final runs and ablations are
+        if rates.place(self.study.name).exists():  # else nobody knows yet what final runs and ablations are
             for cell in self.declared("final") + self.declared("sweep") + self.declared("ablation"):
                 found[self.fingerprint(cell)] = (*found.get(self.fingerprint(cell), ()), cell)
         return found
@@ -370,6 +374,7 @@ def _keep_activations(bench: Workbench, cells: Sequence[Cell], title: str) -> No
                 yield pieces[batch], rows
 
         activations.store(computed(), bench.cache)
+    bench.forget_images()
 
 
 def pass_batch(batch: Batch, report: Callable[[int], None]) -> tuple[activations.Rows, float]:
@@ -412,6 +417,7 @@ def bench_of(study: str) -> Workbench:
 def train_job(job: Job, report: Callable[[int], None]) -> list[Run]:
     """Train the cells of a job, wherever this runs: the worker reads the prepared data itself."""
     bench = bench_of(job[0].study)
+    bench.forget_images()
     tasks = [bench.task(cell) for cell in job]
     first = tasks[0].strategy
     state = bench.weights[0] if first.weights == "pretrained" else None

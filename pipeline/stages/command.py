@@ -37,11 +37,6 @@ def main(
         sys.exit("stopped; finished runs are kept, `dvc repro` goes on from here")
 
 
-def rates_of(study: str) -> Path:
-    """Where the chosen rates of a study lie."""
-    return RESULTS / study / "rates.json"
-
-
 def leave_empty(place: Path) -> None:
     """Make the folder of a stage that has nothing to do: git and DVC both know files alone."""
     place.mkdir(parents=True, exist_ok=True)

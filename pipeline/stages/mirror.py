@@ -7,8 +7,9 @@ from datetime import datetime
 from typing import get_args
 
 from pipeline import params
+from pipeline.errors import UserError
 from pipeline.runs import StoredRun
-from pipeline.stages import command, prepared
+from pipeline.stages import command, rates
 from pipeline.stages.cells import Workbench
 from pipeline.strategies import Role
 from pipeline.tracking import DatasetInput, Mirror, MirroredRun, Point
@@ -18,17 +19,23 @@ LOG = logging.getLogger(__name__)
 
 def mirror(*studies: str) -> None:
     """Mirror the stored runs of these studies; of every one that has been prepared where none is named."""
+    loaded = params.load()
     with Mirror() as store:
-        for study in studies or params.load().studies:
-            if not (prepared.folder(study) / "subsets.json").exists() or not command.rates_of(study).exists():
+        for name in studies or loaded.studies:
+            if not studies and not rates.place(name).exists():
+                continue  # never run here
+            loaded.study(name)
+            try:
+                bench = Workbench(name)
+                declared = [cell for role in get_args(Role) for cell in bench.declared(role)]
+            except UserError as error:  # a study that is out of date must not keep the others from being mirrored
+                LOG.warning("%s: not mirrored: %s", name, error)
                 continue
-            bench = Workbench(study)
-            declared = [cell for role in get_args(Role) for cell in bench.declared(role)]
             stored = [run for cell in declared if (run := bench.stored(cell)) is not None]
             added = sum(store.add(as_mirrored(bench, run)) == "added" for run in stored)
             LOG.info(
                 "%s: %d of %d declared cells are in the run store, %d new in MLflow",
-                study, len(stored), len(declared), added,
+                name, len(stored), len(declared), added,
             )  # fmt: skip
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import UserError
 from pipeline.files import PARTIAL, write_atomically
-from pipeline.stages.command import DATA
+from pipeline.stages.command import DATA, RESULTS
 from pipeline.strategies import Crop
 
 if TYPE_CHECKING:
@@ -43,6 +45,19 @@ def images_of(study: Study) -> dict[str, Any]:
     }
 
 
+def beside(study: Study) -> dict[str, str]:
+    """Checksums of the files beside the images that the runs of a study rest on: own weights, another study's rates."""
+    files = {
+        "weights": None if study.weights is None else Path(study.weights).expanduser(),
+        "rates_from": None if study.rates_from is None else RESULTS / study.rates_from / "rates.json",
+    }
+    return {
+        what: hashlib.sha256(file.read_bytes()).hexdigest()
+        for what, file in files.items()
+        if file is not None and file.exists()
+    }
+
+
 def place_of(study: Study) -> dict[str, Any]:
     return {key: study.dataset.options[key] for key in ("path", "root") if key in study.dataset.options}
 
@@ -52,7 +67,13 @@ def is_current(study: Study, listing: Listing, crops: Sequence[Crop]) -> bool:
     last = record(study)
     if last.get("stamp") != listing.stamp or last.get("made_from") != _made(study, crops):
         return False
-    return bool(last["outputs"] == _outputs(folder(study.name), last["outputs"]))
+    return is_whole(study)
+
+
+def is_whole(study: Study) -> bool:
+    """Whether the prepared files are those that were written last, together."""
+    outputs = record(study).get("outputs", {})
+    return bool(outputs) and bool(outputs == _outputs(folder(study.name), outputs))
 
 
 def claim(study: Study) -> None:
@@ -86,6 +107,7 @@ def write_card(study: Study, listing: Listing, found: Mapping[str, Any], crops: 
         "licence": listing.licence,
         **found,
         "skipped": listing.skipped,
+        "beside": beside(study),
         "made_from": {**images_of(study), "place": place_of(study)},
     }
     text = _as_text(card)
@@ -133,7 +155,12 @@ def record(study: Study) -> dict[str, Any]:
 
 
 def _made(study: Study, crops: Sequence[Crop]) -> dict[str, Any]:
-    return {**images_of(study), "crops": list(crops), "decoding": DECODING_VERSION}
+    return {
+        **images_of(study),
+        "crops": list(crops),
+        "decoding": DECODING_VERSION,
+        "pillow": metadata.version("pillow"),
+    }
 
 
 def _outputs(place: Path, names: Iterable[str]) -> dict[str, list[int]]:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from pipeline.files import partial_of, sync_folder, write_atomically
 from pipeline.randomness import keys_of
+from pipeline.stages import noted
 from pipeline.stages.noted import CARD, INDEX, PIXELS, images_of, json_of, place_of, record, write_card
 from pipeline.stages.noted import PreparedError as PreparedError
 from pipeline.stages.noted import folder as folder
@@ -48,6 +49,7 @@ class Card:
     skipped: Mapping[str, int]  # reason: how many entries of the folder were left out
     copies: int  # images left out, since the same pixels are there once already
     notes: tuple[str, ...]
+    beside: Mapping[str, str]  # checksums of what lies beside the images: own weights, inherited rates
 
 
 @dataclass(frozen=True)
@@ -119,10 +121,11 @@ class Prepared:
 # --- what prepared data were made from ------------------------------------------------------------------------------
 
 
-def _subsets_of(study: Study, data_sha256: str) -> dict[str, Any]:
-    """What the subsets of a study depend on."""
+def _subsets_of(study: Study, card: Card) -> dict[str, Any]:
+    """What the subsets of a study depend on, and what lies beside the images that runs on them depend on."""
     return {
-        "data_sha256": data_sha256,
+        "data_sha256": card.sha256,
+        "beside": dict(card.beside),
         "per_class": list(study.per_class),
         "seeds": list(study.seeds),
         "pilots": study.pilots,
@@ -217,7 +220,10 @@ def read(study: Study) -> Prepared:
     if not card:
         raise PreparedError(f"{place / CARD} is missing; `dvc repro` makes it")
     made_from = card.pop("made_from", {})
-    _refuse_stale(place / CARD, made_from, images_of(study), f"prepare {study.name}")
+    wanted = {**images_of(study), "beside": noted.beside(study)}
+    _refuse_stale(place / CARD, {**made_from, "beside": card.get("beside")}, wanted, f"prepare {study.name}")
+    if not noted.is_whole(study):
+        raise PreparedError(f"{place}: its files are not those that `prepare` wrote; `dvc repro` makes them anew")
     if made_from.get("place") != place_of(study):
         _refuse_other_files(study, record(study).get("stamp", ""))
     for key in ("classes", "test_class_counts", "notes"):
@@ -247,10 +253,10 @@ class Subsets:
     overlap: Mapping[int, float]  # per_class: the mean share of a class that two seeds have in common, at its highest
 
 
-def write_subsets(study: Study, data_sha256: str, subsets: Subsets) -> None:
+def write_subsets(study: Study, card: Card, subsets: Subsets) -> None:
     """Write the subsets of a study."""
     content = {
-        "made_from": _subsets_of(study, data_sha256),
+        "made_from": _subsets_of(study, card),
         "drawn": {f"{per_class}/{seed}": drawn.tolist() for (per_class, seed), drawn in subsets.drawn.items()},
         "watched": subsets.watched.tolist(),
         "judged": subsets.judged.tolist(),
@@ -260,13 +266,13 @@ def write_subsets(study: Study, data_sha256: str, subsets: Subsets) -> None:
     write_atomically(folder(study.name) / "subsets.json", json.dumps(content).encode())
 
 
-def read_subsets(study: Study, data_sha256: str) -> Subsets:
+def read_subsets(study: Study, card: Card) -> Subsets:
     """The subsets of a study. Raises PreparedError where they were drawn for other parameters or data."""
     target = folder(study.name) / "subsets.json"
     content = json_of(target)
     if not content:
         raise PreparedError(f"{target} is missing; `dvc repro` makes it")
-    _refuse_stale(target, content.get("made_from", {}), _subsets_of(study, data_sha256), f"subset {study.name}")
+    _refuse_stale(target, content.get("made_from", {}), _subsets_of(study, card), f"subset {study.name}")
     drawn = {}
     for key, positions in content["drawn"].items():
         per_class, _, seed = key.partition("/")

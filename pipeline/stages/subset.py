@@ -27,7 +27,7 @@ def subset(name: str) -> None:
     }
     seen = watched(apart if len(apart) else last, drawn.values(), study.watched)
     subsets = prepared.Subsets(drawn, seen, judged(data.tested, study.test_images), tuned, shares)
-    prepared.write_subsets(study, data.card.sha256, subsets)
+    prepared.write_subsets(study, data.card, subsets)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,8 @@ def train(study: str, strategy: str) -> None:
     DVC runs this for every strategy of params.yaml; for one that the study leaves out it, too, wants a folder.
     """
     loaded = params.load()
-    if strategy in loaded.strategies and strategy not in loaded.study(study).strategies:
+    loaded.known_strategy(strategy)
+    if strategy not in loaded.study(study).strategies:
         command.leave_empty(command.RESULTS / study / "final" / strategy)
         return
     from pipeline.stages import cells  # brings torch along, which takes seconds

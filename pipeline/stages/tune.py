@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pipeline import params
-from pipeline.params import Params, Study
-from pipeline.stages import command, noted
+from pipeline.stages import command, noted, rates
 from pipeline.strategies import Cell
-from pipeline.tuning import GRID, Judged, Rates, climb, entry, inherited, judge
+from pipeline.tuning import GRID, Judged, climb, entry, judge
 
 if TYPE_CHECKING:
     from pipeline.stages.cells import Workbench
-
-Content = dict[str, dict[str, dict[str, Any]]]
 
 
 def tune(name: str) -> None:
@@ -27,37 +23,16 @@ def tune(name: str) -> None:
         content = _climbed(name)
     else:
         command.leave_empty(command.RESULTS / name / "pilot")
-        content = _given(loaded, study)
-    noted.write_json(command.rates_of(name), content)
+        content = rates.given(loaded, study)
+    noted.write_json(rates.place(name), content)
 
 
-def _rated(loaded: Params, study: Study) -> list[str]:
-    """The strategies that have a rate."""
-    return [name for name in study.strategies if not loaded.strategies[name].closed_form]
-
-
-def _given(loaded: Params, study: Study) -> Content:
-    """Rates that nothing has to be trained for: the textbook's, one scale for all, or another study's."""
-    other, rated = study.rates_from, _rated(loaded, study)
-    if other is None:
-        scale = 1.0 if isinstance(study.learning_rates, str) else study.learning_rates
-        return {str(size): {name: entry(scale, {}) for name in rated} for size in study.per_class}
-    source = command.rates_of(other)
-    try:
-        rates = Rates(json.loads(source.read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        raise params.ParamsError(
-            f"studies.{study.name}.rates_from: {source} is missing; run study '{other}' first (active: [{other}])"
-        ) from None
-    return inherited(rates, study.per_class, rated)
-
-
-def _climbed(name: str) -> Content:
+def _climbed(name: str) -> rates.Content:
     """Train the pilots that the climb of every strategy asks for, until none asks for more."""
     from pipeline.stages import cells  # brings torch along, which takes seconds
 
     bench = cells.Workbench(name)
-    rated = _rated(bench.params, bench.study)
+    rated = rates.rated(bench.params, bench.study)
     results: dict[tuple[int, str], dict[float, Judged]] = defaultdict(dict)
     keys = [(size, strategy) for size in bench.study.per_class for strategy in rated]
     while wanted := {key: scales for key in keys if (scales := _wanted(bench, key[1], results[key]))}:

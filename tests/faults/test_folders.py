@@ -173,7 +173,7 @@ def test_val_beside_test_is_watched(project: Project) -> None:
 
     study = params.load().study("tiny")
     data = prepared.read(study)
-    assert set(prepared.read_subsets(study, card["sha256"]).watched) == set(data.watch) == {40, 41, 42}
+    assert set(prepared.read_subsets(study, data.card).watched) == set(data.watch) == {40, 41, 42}
 
 
 def test_train_and_test_count_in_any_capitals(project: Project) -> None:

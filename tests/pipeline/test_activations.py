@@ -108,13 +108,6 @@ def test_a_files_name_is_what_its_rows_depend_on_and_nothing_else(task: Callable
     assert name(task(scaled, seed=7, epochs=2, batch_size=3, classes=5)) == plain
 
 
-def test_kinds_of_device_releases_and_versions_have_folders_of_their_own(tmp_path: Path) -> None:
-    cuda = torch.device("cuda", 0)
-    folders = {activations.place(tmp_path, on, version) for on in (CPU, cuda) for version in (2, 3)}
-    assert len(folders) == 4
-    assert torch.__version__.partition("+")[0] in activations.place(tmp_path, CPU, 2).name
-
-
 @pytest.mark.parametrize("name", ["efficientnet_lite0", "resnet18", "mobilenet_v3_large", "convnext_tiny"])
 def test_the_outline_of_a_backbone_is_its_shapes_and_size(name: str) -> None:
     model = backbones.build(name, 2, "none", torch_stream("any")).eval()

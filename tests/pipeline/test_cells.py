@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from pipeline.stages import cells, prepare, subset, tune
+from pipeline.stages.noted import PreparedError
 from pipeline.strategies import Cell
 from tests.conftest import write_image_folder
 from tests.test_end_to_end import PARAMS
@@ -83,3 +84,26 @@ def test_heads_that_train_together_know_their_company(fingerprint: Fingerprint) 
     assert fingerprint(FINE_TUNE) == fingerprint(FINE_TUNE, ("seeds: 2", "seeds: 3"))
     assert [cell.seed for cell in cells.Workbench("tiny").together(HEADS)] == [0, 1, 2]
     assert cells.Workbench("tiny").together(FINE_TUNE) == ()
+
+
+def test_own_weights_and_inherited_rates_are_looked_at_with_the_images(fingerprint: Fingerprint) -> None:
+    Path("mine.safetensors").write_bytes(b"one")
+    own = ("backbone: efficientnet_lite0", "backbone: {name: efficientnet_lite0, weights: mine.safetensors}")
+    one = fingerprint(FINE_TUNE, own)
+    subsets = Path("data/tiny/subsets.json")
+    before = subsets.read_bytes()
+    Path("mine.safetensors").write_bytes(b"another")
+    with pytest.raises(PreparedError, match=r"card\.json was made with beside"):
+        cells.Workbench("tiny")
+    prepare.prepare("tiny")
+    subset.subset("tiny")
+    assert subsets.read_bytes() != before  # so everything behind runs again
+    assert cells.Workbench("tiny").fingerprint(FINE_TUNE) != one
+
+
+def test_prepared_files_that_do_not_belong_together_are_refused(fingerprint: Fingerprint) -> None:
+    fingerprint(FINE_TUNE)
+    index = Path("data/tiny/index.csv")
+    index.write_bytes(index.read_bytes() + b"\n")  # as if a writer had been killed between two of its files
+    with pytest.raises(PreparedError, match="not those that `prepare` wrote"):
+        cells.Workbench("tiny")

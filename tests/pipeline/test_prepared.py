@@ -73,7 +73,7 @@ def test_a_tuned_study_has_pilots_and_its_subsets_say_so(project: Project) -> No
     project.prepare()
     project.draws()
     study = params.load().study("tiny")
-    textbook = prepared.read_subsets(study, read(project).card.sha256)
+    textbook = prepared.read_subsets(study, read(project).card)
     assert textbook.pilots == {}
     assert textbook.judged.tolist() == list(range(28, 40))
     assert set(textbook.drawn) == {(2, 0), (2, 1)}
@@ -83,9 +83,9 @@ def test_a_tuned_study_has_pilots_and_its_subsets_say_so(project: Project) -> No
     path.write_text(text.replace("[2]", "[3]"), encoding="utf-8")
     study = params.load().study("tiny")
     with pytest.raises(PreparedError, match="per_class"):
-        prepared.read_subsets(study, read(project).card.sha256)
+        prepared.read_subsets(study, read(project).card)
     project.draws()
-    tuned = prepared.read_subsets(study, read(project).card.sha256)
+    tuned = prepared.read_subsets(study, read(project).card)
     assert tuned.pilots == {3: tuple(range(1000, 1010))}
     assert len(tuned.drawn) == 12
     assert len(tuned.judged) == 6

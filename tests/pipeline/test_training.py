@@ -164,7 +164,9 @@ def test_images_that_are_not_kept_are_never_all_in_memory_as_floats(
     assert largest == 4  # of 12: batches of 4 are trained on, and 4 are evaluated at a time
 
 
-def test_weights_go_back_to_the_end_of_the_head_phase_before_the_judged_images_alone(task: Callable[..., Task]) -> None:
+def test_weights_go_back_to_the_end_of_the_head_phase_before_anything_is_evaluated_for_the_last_time(
+    task: Callable[..., Task],
+) -> None:
     phases = (Phase(0.5, HEAD), Phase(0.5, ALL))
     plain = Strategy("lp_ft", phases, batch_norm="train")
     ends: dict[float, dict[str, Tensor]] = {}
@@ -173,8 +175,13 @@ def test_weights_go_back_to_the_end_of_the_head_phase_before_the_judged_images_a
         training = Training(task(replace(plain, interpolate=share)), CPU, None)
         runs[share] = training.run(lambda epoch: None)
         ends[share] = training.model.state_dict()
-    assert runs[0.0].history == runs[0.5].history == runs[1.0].history
-    assert runs[0.0].drift == runs[0.5].drift
+    steps = [[row for row in run.history if row.split == "train"] for run in runs.values()]
+    assert steps[0] == steps[1] == steps[2]
+    assert [row for row in runs[0.0].history if row.epoch < 4] == [row for row in runs[0.5].history if row.epoch < 4]
+    losses = {run.history[-2].value for run in runs.values()}  # `train_end` is that of the model that is judged
+    assert [row.split for row in runs[0.5].history[-2:]] == ["train_end", "train_end"]
+    assert len(losses) == 3
+    assert sum(row.weight_distance for row in runs[1.0].drift if row.phase == 2 and row.group != "head") == 0
     assert runs[0.0].judged.log_loss != runs[0.5].judged.log_loss
     first = Training(task(plain), CPU, None)
     list(first.phase(1, phases[0], 2, 0))
@@ -355,3 +362,14 @@ GOLDEN: dict[str, tuple[list[float], list[float]]] = {
         [],
     ),
 }
+
+
+def test_training_in_bfloat16_learns_as_in_float32(task: Callable[..., Task]) -> None:
+    """Autocast's cache would keep the weights of the first step to the end: what was learnt would never be seen."""
+    head = Strategy("head", (Phase(1, {"head": 1e-1}),), augmentation="crop_and_colour")
+    all_of_it = Strategy("scratch", (Phase(1, ALL),), weights="none", batch_norm="train")
+    for strategy, backbone in ((head, "efficientnet_lite0"), (all_of_it, "resnet18")):
+        for precision in ("float32", "bfloat16"):
+            run = train(task(strategy, epochs=8, batch_size=6, backbone=backbone, precision=precision), CPU)
+            losses = [row.value for row in run.history if (row.split, row.metric) == ("train", "loss")]
+            assert losses[-1] < 0.55 * losses[0], (strategy.name, precision)
