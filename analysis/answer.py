@@ -101,6 +101,7 @@ def _so_far(numbers: Numbers, per_class: int) -> str:
 
 
 def _headline(intro: str, top: Top) -> str:
+    rest = "every other default strategy" if top.others else "every other strategy"
     fates = [
         *(["is beaten by at least one other"] if top.beaten else []),
         *(["leans worse"] if top.doubtful else []),
@@ -112,10 +113,10 @@ def _headline(intro: str, top: Top) -> str:
         unclear = f"{intro}, no comparison is clear after correction for their number"
         if not fates:
             return f"{unclear}: this study cannot tell the {len(top.members)} strategies apart. Take the cheapest."
-        return f"{unclear}; nothing speaks against {joined(top.members)}, and every other strategy {fate}."
+        return f"{unclear}; nothing speaks against {joined(top.members)}, and {rest} {fate}."
     if len(top.members) == 1:
-        return f"{intro}, use {joined(top.members)}: no strategy beats it, and every other strategy {fate}."
-    return f"{intro}, use {joined(top.members, 'or')}: they cannot be told apart, and every other strategy {fate}."
+        return f"{intro}, use {joined(top.members)}: no strategy beats it, and {rest} {fate}."
+    return f"{intro}, use {joined(top.members, 'or')}: they cannot be told apart, and {rest} {fate}."
 
 
 def _scores(numbers: Numbers, rows: Sequence[dict[str, Any]]) -> str:

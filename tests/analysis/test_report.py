@@ -504,16 +504,18 @@ def test_a_strategy_that_is_no_default_is_compared_and_not_advised(tmp_path: Pat
     top = numbers.tops[0]
     assert set(top.others) == {"fine_tune_batch_norm_train", "nearest_mean"}
     assert not set(top.others) & {*top.members, *top.doubtful, *top.unstable, *top.thin, *top.beaten}
-    assert (
-        "not among the default strategies (not adjusted): `fine_tune_batch_norm_train` +"
-        in answer(numbers, top).caution
-    )
+    words = answer(numbers, top)
+    assert "not among the default strategies (not adjusted): `fine_tune_batch_norm_train` +" in words.caution
+    assert "every other default strategy" in words.headline
     as_it_is = numbers_of(tmp_path / "worse", MANY)
     assert "not among the default strategies" not in answer(as_it_is, as_it_is.tops[0]).caution
     # Where a study names no two of them, all that it names are candidates.
     plan = Plan(strategies={"lda": 0.76, "nearest_mean": 0.7}, not_default=("nearest_mean",), seeds=range(10))
-    named = numbers_of(tmp_path / "named", plan).tops[0]
-    assert (named.others, set(named.members + named.doubtful)) == ((), {"lda", "nearest_mean"})
+    named = numbers_of(tmp_path / "named", plan)
+    top = named.tops[0]
+    assert (top.others, top.members, top.beaten) == ((), ("lda",), ("nearest_mean",))
+    (pair,) = named.pairs.to_dict("records")
+    assert (pair["family"], pair["p_holm"]) == ("pairs", pair["p"])
 
 
 def test_heads_in_closed_form_have_no_phases_no_curves_and_with_all_images_one_run(tmp_path: Path) -> None:
