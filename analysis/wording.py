@@ -379,9 +379,8 @@ def _draws(numbers: Numbers) -> str:
     words = joined_words([f"{numbers.tables.overlap(size):.0%} ({size_name(size)})" for size in numbers.sizes])
     small = [size_name(size) for size in numbers.sizes if numbers.tables.too_small(size)]
     untested = f" With {joined_words(small)} nothing is tested: this pool is too small for this size." if small else ""
-    last = ", watched ones last" if dataset.get("watched_images") else ""
     return (
-        f"**Draws overlap.** All seeds draw from the same {dataset['pool_images']:,} images{last}; two draws share "
+        f"**Draws overlap.** All seeds draw from the same {dataset['pool_images']:,} images; two draws share "
         f"{words} of their images, and every interval and p carries what that adds at most.{untested}"
     )
 

@@ -563,6 +563,17 @@ def test_provenance_counts_a_training_once_and_names_what_range_tests_ran_on(tmp
     assert "**Also to know.** Something happened." in wording.limits(numbers)
 
 
+def test_provenance_names_each_fact_once_and_none_that_is_not_there(tmp_path: Path) -> None:
+    numbers = numbers_of(tmp_path / "quick", Plan(strategies=TWO))
+    study = numbers.tables.provenance["parameters"]["study"]
+    study |= {"precision": "float32", "rates_from": None, "learning_rates": 3.0}
+    del study["dataset"]
+    names = [name for name, _ in origins.provenance_rows(numbers).rows]
+    assert len(names) == len(set(names))
+    assert not {"Rates from", "Data set, options"} & set(names)
+    assert dict(origins.provenance_rows(numbers).rows)["Learning rates"] == "3 times the textbook's"
+
+
 def test_ablations_show_the_other_accuracy_where_classes_are_uneven(tmp_path: Path) -> None:
     ablations = {"fine_tune_dropout": ("fine_tune", 4.0)}
     numbers = numbers_of(tmp_path / "uneven", Plan(strategies=TWO, ablations=ablations))
@@ -603,6 +614,8 @@ def test_tuning_shows_what_every_scale_reached_and_which_was_chosen(tmp_path: Pa
     numbers = findings.compute(tables)
     assert origins.tuning_rows(numbers).rows == (("100", "`fine_tune`", "**75.0**", "70.0"),)
     assert numbers.tuned_on(100) == 200
+    tables.provenance["parameters"]["tried"] = {"100": {"fine_tune": {"lr_scale": 3.0, "tried": {}}}}
+    assert origins.tuning_rows(findings.compute(tables)).rows == ()
 
 
 def test_the_best_rate_of_a_sweep_is_set_beside_the_strategies(tmp_path: Path) -> None:
