@@ -462,6 +462,7 @@ def test_above_half_of_shared_images_nothing_is_tested_and_the_report_says_why(t
     assert found[["difference", "low", "p", "p_holm", "low_new_images", "factor"]].isna().all(axis=None)
     text = (folder / "report.md").read_text()
     assert "pool too small: no test" in text
+    assert "*not tested*: there are no runs for it here, or they cannot speak of other draws." in text
     assert {row["verdict"] for row in json.loads((folder / "claims.json").read_text())} == {"not tested"}
     assert not re.search(r"\bnan\b|\bNone\b|\binf\b", text)
 
