@@ -347,9 +347,9 @@ def tuned_on_few(numbers: Numbers, per_class: int) -> list[str]:
     sized = numbers.strategies[numbers.strategies["per_class"] == per_class]
     slow = [str(row["strategy"]) for row in sized.to_dict("records") if row["train_accuracy"] < HARDLY_LEARNT]
     written = (
-        f"**Rates were chosen on only {counted(images, 'image')}**, little more than somebody with so few could spare, "
-        "once for all seeds: a difference here is one between strategies tuned that way, a place may be owed to an "
-        "unlucky rate, and no interval contains that luck"
+        f"**Rates were chosen on only {counted(images, 'image')}** of pilots' draws, once for all seeds: a difference "
+        "here is one between strategies tuned that way, a place may be owed to an unlucky rate, and no interval "
+        "contains that luck"
     )
     if slow:
         written += f" (below {HARDLY_LEARNT}% even on their training images: {joined(slow)})"

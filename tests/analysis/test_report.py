@@ -637,6 +637,10 @@ def test_a_sweep_without_validation_says_that_the_test_images_chose(tmp_path: Pa
     said = wording.sweep_words(numbers_of(tmp_path / "b", plan), sweep)
     assert any("the best**, by the test images themselves (" in line for line in said)
     assert "by the very test images on which it is set beside" in said[-1]
+    balanced = numbers_of(tmp_path / "d", replace(plan, judge_by="balanced_accuracy"))
+    said = wording.sweep_words(balanced, balanced.sweeps[0])
+    assert any("points of balanced accuracy below the best rate" in line for line in said)
+    assert "(balanced accuracy where there is no validation)" in wording.sweep_thresholds(balanced)
     watched = numbers_of(tmp_path / "c", replace(plan, validation=True))
     said = wording.sweep_words(watched, watched.sweeps[0])
     assert not any("test images themselves" in line for line in said)
