@@ -298,7 +298,8 @@ def forest(pairs: pd.DataFrame, seeds: pd.DataFrame, looks: Looks, axis: str) ->
             Line2D([], [], color=INK, marker="o", linewidth=0, label="adjusted p < 0.05"),
             Line2D([], [], color=INK, marker="o", mfc="white", linewidth=0, label="not below, or not adjusted"),
         ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), handlelength=1.5, columnspacing=1.1)
+    ncols = len(handles) if len(handles) < 5 else 3  # a line has room for four
+    figure.legend(handles=handles, loc="outside lower center", ncols=ncols, handlelength=1.5, columnspacing=1.1)
     return figure
 
 
