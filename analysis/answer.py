@@ -101,6 +101,7 @@ def _so_far(numbers: Numbers, per_class: int) -> str:
 
 
 def _headline(intro: str, top: Top) -> str:
+    rest = "every other default strategy" if top.others else "every other strategy"
     fates = [
         *(["is beaten by at least one other"] if top.beaten else []),
         *(["leans worse"] if top.doubtful else []),
@@ -112,10 +113,10 @@ def _headline(intro: str, top: Top) -> str:
         unclear = f"{intro}, no comparison is clear after correction for their number"
         if not fates:
             return f"{unclear}: this study cannot tell the {len(top.members)} strategies apart. Take the cheapest."
-        return f"{unclear}; nothing speaks against {joined(top.members)}, and every other strategy {fate}."
+        return f"{unclear}; nothing speaks against {joined(top.members)}, and {rest} {fate}."
     if len(top.members) == 1:
-        return f"{intro}, use {joined(top.members)}: no strategy beats it, and every other strategy {fate}."
-    return f"{intro}, use {joined(top.members, 'or')}: they cannot be told apart, and every other strategy {fate}."
+        return f"{intro}, use {joined(top.members)}: no strategy beats it, and {rest} {fate}."
+    return f"{intro}, use {joined(top.members, 'or')}: they cannot be told apart, and {rest} {fate}."
 
 
 def _scores(numbers: Numbers, rows: Sequence[dict[str, Any]]) -> str:
@@ -346,9 +347,9 @@ def tuned_on_few(numbers: Numbers, per_class: int) -> list[str]:
     sized = numbers.strategies[numbers.strategies["per_class"] == per_class]
     slow = [str(row["strategy"]) for row in sized.to_dict("records") if row["train_accuracy"] < HARDLY_LEARNT]
     written = (
-        f"**Rates were chosen on only {counted(images, 'image')}**, little more than somebody with so few could spare, "
-        "once for all seeds: a difference here is one between strategies tuned that way, a place may be owed to an "
-        "unlucky rate, and no interval contains that luck"
+        f"**Rates were chosen on only {counted(images, 'image')}** of pilots' draws, once for all seeds: a difference "
+        "here is one between strategies tuned that way, a place may be owed to an unlucky rate, and no interval "
+        "contains that luck"
     )
     if slow:
         written += f" (below {HARDLY_LEARNT}% even on their training images: {joined(slow)})"

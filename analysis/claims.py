@@ -205,15 +205,15 @@ def judge(claims: Sequence[Claim], tables: Tables) -> list[dict[str, Any]]:
 
     Each is `{id, rule, source, condition, effect, low, high, p_adjusted, margin, verdict, reason, needs}`, numbers in
     the unit of the claim's first part. p is corrected (Bonferroni) over the claims given of its family: the primary
-    ones, whatever their study, so that no report waits for another; of the exploratory ones those of its own study.
+    ones, whatever their study, so that no report waits for another; of the exploratory ones those that are tested here.
     Raises ValueError for a NaN in what is compared.
     """
-    return [_entry(claim, tables, _family_size(claim, claims)) for claim in claims]
-
-
-def _family_size(claim: Claim, claims: Sequence[Claim]) -> int:
-    of_family = [other for other in claims if other.family == claim.family and other.parts]
-    return len([other for other in of_family if claim.family == "claims" or other.study == claim.study])
+    judged = [claim for claim in claims if claim.parts]
+    sizes: dict[Family, int] = {
+        "claims": sum(claim.family == "claims" for claim in judged),
+        "exploratory": sum(claim.family == "exploratory" and not _untested(claim, tables) for claim in judged),
+    }
+    return [_entry(claim, tables, sizes[claim.family]) for claim in claims]
 
 
 def _entry(claim: Claim, tables: Tables, family_size: int) -> dict[str, Any]:

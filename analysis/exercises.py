@@ -13,7 +13,7 @@ from analysis import findings
 from analysis.findings import DECIDED_FROM, Numbers, Sweep
 from analysis.plots import p_value, signed
 from analysis.statistics import ALPHA
-from analysis.wording import learning_label, phase_rows, phase_verdict, rate_of, sweep_rows, sweep_words
+from analysis.wording import chosen_by, learning_label, phase_rows, phase_verdict, rate_of, sweep_rows, sweep_words
 from analysis.words import Table, bracket, counted, gain_words, percent, size_words
 
 GRADUAL, STOPPED, AT_ONCE = "gradual_unfreezing", "last_block", "fine_tune"
@@ -122,17 +122,19 @@ def _rates(numbers: Numbers, size: int) -> Iterator[Exercise]:
         asked = f"Fine-tune everything at one rate: {', '.join(tried)}. Which is best, and why do the others fail?"
         words = (
             *sweep_words(numbers, sweep),
-            f"Why follows from what was measured ({sweep.chosen_on} accuracy, how far the backbone moved, training "
+            f"Why follows from what was measured ({chosen_by(numbers, sweep)}, how far the backbone moved, training "
             "loss), by the thresholds under *Sweep of the learning rate*; the curves stand there too.",
         )
         yield Exercise("Exercise 3: one learning rate", asked, words, sweep_rows(numbers, sweep))
 
 
 def _one_rate(numbers: Numbers, sweep: Sweep) -> bool:
-    """Whether every group of the swept strategy learns, all at the same rate."""
+    """Whether every group of the swept strategy learns, all at the same rate, from pretrained weights."""
     block: Mapping[str, Any] = numbers.tables.provenance["parameters"]["strategies"].get(sweep.strategy, {})
     phases = block.get("phases", [])
-    return all(learning_label(phase["lr"]) == "all" and len(set(phase["lr"].values())) == 1 for phase in phases)
+    return block.get("weights") != "none" and all(
+        learning_label(phase["lr"]) == "all" and len(set(phase["lr"].values())) == 1 for phase in phases
+    )
 
 
 def _against_words(numbers: Numbers, size: int, name: str, other: str, said: str) -> str:

@@ -121,11 +121,13 @@ def comparisons(tables: Tables) -> pd.DataFrame:
         size = int(str(per_class))
         correlation = tables.correlation(size)
         by_name = {str(name): mine.set_index("seed").sort_index() for name, mine in sized.groupby("strategy")}
+        default = tables.default_strategies & set(by_name)
+        default = default if len(default) > 1 else frozenset(by_name)  # the candidates of `top_of`
         families: dict[Family, list[dict[str, Any]]] = {"pairs": [], "batch_norm": [], "none": []}
         for a, b in combinations(strategy_order(list(by_name)), 2):
             seeds = by_name[a].index.intersection(by_name[b].index)
             first, second = by_name[a].loc[seeds], by_name[b].loc[seeds]
-            family = family_of(a, b, tables.default_strategies)
+            family = family_of(a, b, default)
             row: dict[str, Any] = {"study": tables.study, "per_class": size, "a": a, "b": b, "family": family}
             row |= {"metric": tables.judge_by, "k": len(seeds), "overlap": tables.overlap(size)}
             found = difference_of(_points(first["judged"]), _points(second["judged"]), correlation)

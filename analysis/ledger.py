@@ -57,7 +57,7 @@ def ledger(judged: Sequence[Mapping[str, Any]], claims: Sequence[Claim], study: 
         "`analysis/claims.yaml`, against the commits under Provenance, shows whether they were; where some of the runs "
         "had been seen, the row says which. *Supported*: the "
         "effect is larger than the margin; *refuted*: it is smaller, or the opposite holds; *open*: these runs "
-        "cannot tell; *not tested*: there are no runs for it here."
+        "cannot tell; *not tested*: there are no runs for it here, or they cannot speak of other draws."
     )
     return Ledger(summary, tuple(parts), tuple(map(_untested_row, described)), tuple(map(_untested_row, untested)))
 

@@ -29,7 +29,7 @@ def bibtex(numbers: Numbers) -> str:
         [
             f"@misc{{thaw_{key}_{year},",
             f"  title  = {{Thaw: which transfer-learning strategy? Study {_latex(tables.study)}}},",
-            "  author = {{The Thaw contributors}},",
+            "  author = {{The Thaw authors}},",
             f"  year   = {{{year}}},",
             f"  note   = {{{_latex(note)}}}",
             "}",
@@ -139,6 +139,7 @@ def _reached(numbers: Numbers) -> dict[tuple[int, str], dict[float, float]]:
             }
             for size, by_name in sorted(tried.items(), key=lambda item: int(item[0]))
             for name in strategy_order(list(by_name))
+            if by_name[name]["tried"]
         }
     tune = numbers.tables.tune  # of the first edition, which kept nothing else
     found: dict[tuple[int, str], dict[float, float]] = {}
@@ -177,7 +178,13 @@ def provenance_rows(numbers: Numbers) -> Table:
         return ", ".join(f"`{value}`" for value in found) or NONE
 
     shown = {"dataset", "backbone", "resolution", "per_class", "seeds", "epochs", "batch_size", "learning_rates"}
-    others = [(key, json.dumps(study[key], sort_keys=True)) for key in sorted(study) if key not in shown]
+    shown |= {"precision"}
+    others = [
+        (key, json.dumps(study[key], sort_keys=True))
+        for key in sorted(study)
+        if key not in shown and study[key] is not None
+    ]
+    rates = study.get("learning_rates", NONE)
     versions: dict[str, set[str]] = {}
     for environment in environments:
         for package, version in environment.get("versions", {}).items():
@@ -198,10 +205,10 @@ def provenance_rows(numbers: Numbers) -> Table:
     rows = [
         ("Study", f"`{numbers.tables.study}`"),
         ("Data set", f"{dataset['name']}, from {dataset['source']}, {dataset['licence']}"),
-        ("Data set, options", f"`{json.dumps(study['dataset'], sort_keys=True)}`" if "dataset" in study else NONE),
+        *(("Data set, options", f"`{json.dumps(study[key], sort_keys=True)}`") for key in ["dataset"] if key in study),
         ("Data, SHA-256", f"`{dataset['sha256']}`"),
-        ("Images", f"{dataset['pool_images']:,} to draw from, {dataset.get('watched_images', 0):,} of them watched as "
-                   f"validation; {dataset['test_images']:,} for testing ({counts})"),
+        ("Images", f"{dataset['pool_images']:,} to draw from, {dataset['test_images']:,} for testing ({counts}), "
+                   f"{dataset.get('watched_images', 0):,} watched as validation"),
         ("Training images a class", ", ".join(map(size_number, study.get("per_class", numbers.sizes)))),
         ("Pixels", str(study.get("resolution", NONE))),
         ("Backbone", f"{backbone['name']}, weights: {backbone['weights']}"),
@@ -212,12 +219,11 @@ def provenance_rows(numbers: Numbers) -> Table:
         ("Optimizer", provenance["parameters"].get("optimizer", NONE)),
         *(("Precision", precision) for precision in [provenance["parameters"].get("precision")] if precision),
         ("Judged by", numbers.metric),
-        ("Learning rates", str(study.get("learning_rates", NONE))),
+        ("Learning rates", rates if isinstance(rates, str) else f"{rates:g} times the textbook's"),
         ("Seeds", seeds),
         *((str(key).replace("_", " ").capitalize(), f"`{value}`") for key, value in others),
         ("Commits of the runs", listed("commit")),
-        ("Parameters that all runs share (data set, backbone, pixels, epochs, batch size), SHA-256",
-         listed("parameters_sha256")),
+        ("Parameters that all runs share, SHA-256", listed("parameters_sha256")),
         ("Numerics version", listed("numerics_version")),
         ("Device", ", ".join(devices)),
         ("Threads", listed("threads")),

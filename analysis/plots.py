@@ -296,9 +296,10 @@ def forest(pairs: pd.DataFrame, seeds: pd.DataFrame, looks: Looks, axis: str) ->
     if "p_holm" in pairs:
         handles += [
             Line2D([], [], color=INK, marker="o", linewidth=0, label="adjusted p < 0.05"),
-            Line2D([], [], color=INK, marker="o", mfc="white", linewidth=0, label="0.05 or above"),
+            Line2D([], [], color=INK, marker="o", mfc="white", linewidth=0, label="not below, or not adjusted"),
         ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), handlelength=1.5, columnspacing=1.1)
+    ncols = len(handles) if len(handles) < 5 else 3  # a line has room for four
+    figure.legend(handles=handles, loc="outside lower center", ncols=ncols, handlelength=1.5, columnspacing=1.1)
     return figure
 
 
@@ -603,10 +604,11 @@ def rate_colours(count: int) -> list[str]:
     return [mpl.colors.to_hex(mpl.colormaps["viridis"](x)) for x in np.linspace(0.02, 0.82, count)]
 
 
-def sweep_rates(cells: pd.DataFrame, means: pd.DataFrame, axis: str) -> Figure:
+def sweep_rates(cells: pd.DataFrame, means: pd.DataFrame, axis: str, metric: str) -> Figure:
     """Accuracy and drift of the backbone against the rate, both on log scales of the rate.
 
     cells: rate, test, val, train (percent), drift, status, one row a run; means: the same by rate, without status.
+    metric: the accuracy on the test images, in words.
     """
     figure = _figure(3.1)
     left, right = figure.subplots(1, 2)
@@ -615,7 +617,7 @@ def sweep_rates(cells: pd.DataFrame, means: pd.DataFrame, axis: str) -> Figure:
     series = (
         ("train", "training", GREY, "o"),
         ("val", "validation", OKABE_ITO["sky"], "s"),
-        ("test", "test", OKABE_ITO["blue"], "D"),
+        ("test", metric, OKABE_ITO["blue"], "D"),
     )
     for column, label, colour, marker in series:
         if not np.isfinite(means[column]).any():

@@ -314,7 +314,7 @@ def _sweep(numbers: Numbers) -> Iterator[Picture]:
             f"moved, ‖w − w₀‖ / ‖w₀‖, mean over its groups without the head. n = {counted(k, 'seed')} a rate: small "
             "dots are runs, lines join means.",
             cells,
-            _drawing(plots.sweep_rates, cells, means, axis),
+            _drawing(plots.sweep_rates, cells, means, axis, numbers.metric),
         )
 
 
@@ -529,7 +529,7 @@ def render(
             }
             for sweep in numbers.sweeps
         ],
-        thresholds=wording.sweep_thresholds(),
+        thresholds=wording.sweep_thresholds(numbers),
         has_phases=not numbers.gains.empty,
         exercises=exercises.answered(numbers),
         finder=_finder(numbers),

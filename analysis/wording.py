@@ -47,7 +47,7 @@ def setting(numbers: Numbers) -> str:
         f"{f'{count} strategies' if count > 1 else 'One strategy'} of transferring "
         f"`{provenance['backbone']['name']}` to `{dataset['name']}` ({len(dataset['classes'])} classes, "
         f"{dataset['test_images']:,} test images) at {study.get('resolution', '?')} pixels, "
-        f"{study['epochs']} epochs each.{_still_to_run(numbers.tables)}"
+        f"{study['epochs']} epochs each where something is trained.{_still_to_run(numbers.tables)}"
     )
 
 
@@ -297,6 +297,11 @@ def _best_rate_words(numbers: Numbers, sweep: Sweep) -> list[str]:
     ]
 
 
+def chosen_by(numbers: Numbers, sweep: Sweep) -> str:
+    """The accuracy by which the best rate of a sweep was chosen, in words."""
+    return numbers.metric if sweep.chosen_on == "test" else "validation accuracy"
+
+
 def _chosen_with(sweep: Sweep) -> str:
     if sweep.chosen_on == "validation":
         return "with the help of the watched images, so this is a description and no verdict"
@@ -314,7 +319,7 @@ def _rate_words(numbers: Numbers, label: str, rate: Rate, sweep: Sweep, beside: 
         if np.isfinite(rate.drift_ratio)
         else "how far the backbone moved is not known"
     )
-    fell = f"{percent(rate.drop)} points of {sweep.chosen_on} accuracy below the best rate, lower {seeds}"
+    fell = f"{percent(rate.drop)} points of {chosen_by(numbers, sweep)} below the best rate, lower {seeds}"
     train = f"training accuracy {percent(rate.train)}%"
     if sweep.best is not None and np.isfinite(rate.loss):
         train += f" and loss {rate.loss:.2g} at the end, {sweep.best.loss:.2g} at the best rate"
@@ -340,8 +345,8 @@ def _rate_words(numbers: Numbers, label: str, rate: Rate, sweep: Sweep, beside: 
     if not sweep.best:
         return f"**{label}**: {measured}."
     return (
-        f"**{label}: no clear difference** from the best rate ({signed(-rate.drop)} points of {sweep.chosen_on} "
-        f"accuracy; {moved}; {measured})."
+        f"**{label}: no clear difference** from the best rate ({signed(-rate.drop)} points of "
+        f"{chosen_by(numbers, sweep)}; {moved}; {measured})."
     )
 
 
@@ -379,9 +384,8 @@ def _draws(numbers: Numbers) -> str:
     words = joined_words([f"{numbers.tables.overlap(size):.0%} ({size_name(size)})" for size in numbers.sizes])
     small = [size_name(size) for size in numbers.sizes if numbers.tables.too_small(size)]
     untested = f" With {joined_words(small)} nothing is tested: this pool is too small for this size." if small else ""
-    last = ", watched ones last" if dataset.get("watched_images") else ""
     return (
-        f"**Draws overlap.** All seeds draw from the same {dataset['pool_images']:,} images{last}; two draws share "
+        f"**Draws overlap.** All seeds draw from the same {dataset['pool_images']:,} images; two draws share "
         f"{words} of their images, and every interval and p carries what that adds at most.{untested}"
     )
 
@@ -414,10 +418,11 @@ def limits(numbers: Numbers) -> list[str]:
     else:
         sizes = [(size, numbers.tuned_on(size)) for size in numbers.sizes]
         judged = joined_words([f"{images} images with {size_name(size)}" for size, images in sizes if images])
-        on = f" Each rate was judged on {judged}." if judged else ""
+        where = f" in study {study['rates_from']}" if study.get("rates_from") else ""
+        on = f" Each rate was judged on {judged} (over all pilots, repeats counted)." if judged else ""
         said.append(
-            f"**Rates are tuned** on pilot seeds, never on test images, the same search for all.{on} One choice serves "
-            "all seeds, so no interval contains the luck of tuning."
+            f"**Rates are tuned** on pilot seeds{where}, never on test images, the same search for all.{on} One choice "
+            "serves all seeds, so no interval contains the luck of tuning."
         )
     said.append(_draws(numbers))
     dirty = sorted({str(e["commit"]) for e in provenance["environments"] if str(e["commit"]).endswith("-dirty")})
@@ -431,7 +436,7 @@ def limits(numbers: Numbers) -> list[str]:
         said.append(
             f"**Validation is watched, not used.** The validation curves come from {watched:,} images outside every "
             "draw. They chose no rate and stopped no run; which rate of a sweep is called best, and whether a phase "
-            "earned its place, is read from them. The test images were read once a run, at its end."
+            "earned its place, is read from them. The test images judged a run once, at its end."
         )
     else:
         said.append("**No validation images were left** outside the draws, so there are no validation curves.")
@@ -516,11 +521,12 @@ def _missing_words(tables: Tables) -> list[str]:
     ]
 
 
-def sweep_thresholds() -> str:
+def sweep_thresholds(numbers: Numbers) -> str:
     """By which numbers the words of a sweep are chosen."""
     return (
-        "How the words are chosen: the best rate has the highest mean validation accuracy (test accuracy where there "
-        "is no validation) among the rates at which no run diverged. Another rate is clearly below it if it is at "
+        "How the words are chosen: the best rate has the highest mean validation accuracy "
+        f"({numbers.metric} where there is no validation) "
+        "among the rates at which no run diverged. Another rate is clearly below it if it is at "
         f"least {findings.CLEAR_DROP:g} point lower on average and lower in every seed. Then a higher rate *moved too "
         f"far* if the backbone moved at least {findings.MOVED_MORE:g} times as far as at the best rate, and a lower "
         f"rate *moved too little* if it moved at most {findings.MOVED_LESS:g} times as far and training accuracy is at "

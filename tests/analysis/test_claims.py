@@ -121,6 +121,15 @@ def test_p_values_are_multiplied_by_the_number_declared_of_a_family_whatever_ran
     assert "nobody at 100 images a class (not declared)" in entries["absent"]["reason"]
 
 
+def test_an_exploratory_claim_without_runs_is_outside_its_family(tmp_path: Path) -> None:
+    given = frames(tmp_path, planted(3))
+    here = claim("fine_tune", "feature_extraction", family="exploratory")
+    absent = claim("fine_tune", "nobody", name="absent", family="exploratory")
+    both = judge([here, absent], given)
+    assert both[0] == only([here], given)
+    assert both[1]["verdict"] == "not tested"
+
+
 def test_the_judged_metric_is_the_accuracy_of_the_study(tmp_path: Path) -> None:
     for judge_by, column in (("balanced_accuracy", "balanced_accuracy"), (None, "test_accuracy")):
         given = frames(tmp_path / column, planted(8, judge_by=judge_by))

@@ -41,6 +41,9 @@ def test_an_exercise_without_its_runs_is_not_answered(tmp_path: Path) -> None:
     # A sweep of a strategy with several rates is not the textbook's third.
     several = Plan(strategies=two, sweep={"fine_tune": (10.0, 1.0)})
     assert answered(numbers_of(tmp_path / "c", several)) == []
+    # Nor is one of training from scratch.
+    scratch = Plan(strategies={"scratch": 0.6, "feature_extraction": 0.75}, sweep={"scratch": (10.0, 1.0)})
+    assert answered(numbers_of(tmp_path / "d", scratch)) == []
 
 
 def test_exercise_1_says_what_each_phase_reached_and_gained(tmp_path: Path) -> None:

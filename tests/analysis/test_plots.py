@@ -185,7 +185,7 @@ def test_a_sweep_is_drawn_for_any_number_of_rates(count: int) -> None:
     )
     png(plots.sweep_curves(history, scales, [plots.rate_text(scale) for scale in scales]))
     means = pd.DataFrame({"rate": scales, "train": 80.0, "val": np.nan, "test": 70.0, "drift": 0.1})
-    png(plots.sweep_rates(means.assign(seed=0, status="ok"), means, "rate"))
+    png(plots.sweep_rates(means.assign(seed=0, status="ok"), means, "rate", "test accuracy"))
 
 
 def test_drift_shows_zero_as_frozen_and_small_numbers_without_losing_them() -> None:

@@ -462,6 +462,7 @@ def test_above_half_of_shared_images_nothing_is_tested_and_the_report_says_why(t
     assert found[["difference", "low", "p", "p_holm", "low_new_images", "factor"]].isna().all(axis=None)
     text = (folder / "report.md").read_text()
     assert "pool too small: no test" in text
+    assert "*not tested*: there are no runs for it here, or they cannot speak of other draws." in text
     assert {row["verdict"] for row in json.loads((folder / "claims.json").read_text())} == {"not tested"}
     assert not re.search(r"\bnan\b|\bNone\b|\binf\b", text)
 
@@ -504,16 +505,18 @@ def test_a_strategy_that_is_no_default_is_compared_and_not_advised(tmp_path: Pat
     top = numbers.tops[0]
     assert set(top.others) == {"fine_tune_batch_norm_train", "nearest_mean"}
     assert not set(top.others) & {*top.members, *top.doubtful, *top.unstable, *top.thin, *top.beaten}
-    assert (
-        "not among the default strategies (not adjusted): `fine_tune_batch_norm_train` +"
-        in answer(numbers, top).caution
-    )
+    words = answer(numbers, top)
+    assert "not among the default strategies (not adjusted): `fine_tune_batch_norm_train` +" in words.caution
+    assert "every other default strategy" in words.headline
     as_it_is = numbers_of(tmp_path / "worse", MANY)
     assert "not among the default strategies" not in answer(as_it_is, as_it_is.tops[0]).caution
     # Where a study names no two of them, all that it names are candidates.
     plan = Plan(strategies={"lda": 0.76, "nearest_mean": 0.7}, not_default=("nearest_mean",), seeds=range(10))
-    named = numbers_of(tmp_path / "named", plan).tops[0]
-    assert (named.others, set(named.members + named.doubtful)) == ((), {"lda", "nearest_mean"})
+    named = numbers_of(tmp_path / "named", plan)
+    top = named.tops[0]
+    assert (top.others, top.members, top.beaten) == ((), ("lda",), ("nearest_mean",))
+    (pair,) = named.pairs.to_dict("records")
+    assert (pair["family"], pair["p_holm"]) == ("pairs", pair["p"])
 
 
 def test_heads_in_closed_form_have_no_phases_no_curves_and_with_all_images_one_run(tmp_path: Path) -> None:
@@ -561,6 +564,17 @@ def test_provenance_counts_a_training_once_and_names_what_range_tests_ran_on(tmp
     assert "**Also to know.** Something happened." in wording.limits(numbers)
 
 
+def test_provenance_names_each_fact_once_and_none_that_is_not_there(tmp_path: Path) -> None:
+    numbers = numbers_of(tmp_path / "quick", Plan(strategies=TWO))
+    study = numbers.tables.provenance["parameters"]["study"]
+    study |= {"precision": "float32", "rates_from": None, "learning_rates": 3.0}
+    del study["dataset"]
+    names = [name for name, _ in origins.provenance_rows(numbers).rows]
+    assert len(names) == len(set(names))
+    assert not {"Rates from", "Data set, options"} & set(names)
+    assert dict(origins.provenance_rows(numbers).rows)["Learning rates"] == "3 times the textbook's"
+
+
 def test_ablations_show_the_other_accuracy_where_classes_are_uneven(tmp_path: Path) -> None:
     ablations = {"fine_tune_dropout": ("fine_tune", 4.0)}
     numbers = numbers_of(tmp_path / "uneven", Plan(strategies=TWO, ablations=ablations))
@@ -601,6 +615,8 @@ def test_tuning_shows_what_every_scale_reached_and_which_was_chosen(tmp_path: Pa
     numbers = findings.compute(tables)
     assert origins.tuning_rows(numbers).rows == (("100", "`fine_tune`", "**75.0**", "70.0"),)
     assert numbers.tuned_on(100) == 200
+    tables.provenance["parameters"]["tried"] = {"100": {"fine_tune": {"lr_scale": 3.0, "tried": {}}}}
+    assert origins.tuning_rows(findings.compute(tables)).rows == ()
 
 
 def test_the_best_rate_of_a_sweep_is_set_beside_the_strategies(tmp_path: Path) -> None:
@@ -621,6 +637,10 @@ def test_a_sweep_without_validation_says_that_the_test_images_chose(tmp_path: Pa
     said = wording.sweep_words(numbers_of(tmp_path / "b", plan), sweep)
     assert any("the best**, by the test images themselves (" in line for line in said)
     assert "by the very test images on which it is set beside" in said[-1]
+    balanced = numbers_of(tmp_path / "d", replace(plan, judge_by="balanced_accuracy"))
+    said = wording.sweep_words(balanced, balanced.sweeps[0])
+    assert any("points of balanced accuracy below the best rate" in line for line in said)
+    assert "(balanced accuracy where there is no validation)" in wording.sweep_thresholds(balanced)
     watched = numbers_of(tmp_path / "c", replace(plan, validation=True))
     said = wording.sweep_words(watched, watched.sweeps[0])
     assert not any("test images themselves" in line for line in said)
