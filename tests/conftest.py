@@ -17,6 +17,11 @@ ALL = dict.fromkeys(GROUPS, 1e-3)
 HEAD = {"head": 1e-2}
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The slowest first: so no worker is left with one of them while the others have nothing to do."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)
