@@ -51,7 +51,7 @@ def main():
         jobs, count = range(6), 2
     for job, result in execution.each(work, jobs, lambda job, value: (folder / f"busy{job}").touch(), count):
         (folder / f"finished{job}").touch()
-        if "slow_caller" in sys.argv and job == 1:
+        if "slow_caller" in sys.argv and len(list(folder.glob("finished*"))) == 2:
             (folder / "busy9").touch()
             (folder / "busy8").touch()
             time.sleep(60)
@@ -72,7 +72,7 @@ def alive(pid: int) -> bool:
 class Stage:
     """A stage in the middle of its training, in a session of its own as under a terminal."""
 
-    def __init__(self, folder: Path, method: str, *options: str) -> None:
+    def __init__(self, started: list[Stage], folder: Path, method: str, *options: str) -> None:
         self.folder = folder
         script = folder / "stage.py"
         script.write_text(STAGE, encoding="utf-8")
@@ -81,6 +81,7 @@ class Stage:
             [sys.executable, str(script), str(folder), *options],
             env=environment, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
+        started.append(self)  # before anything can fail: it must not outlive the test
         busy = 1 if "in_process" in options else 2
         until = time.monotonic() + 60
         while len(list(folder.glob("busy*"))) < busy or len(list(folder.glob("finished*"))) < 2:
@@ -132,8 +133,7 @@ def stages() -> Iterator[list[Stage]]:
 def test_stage_and_workers_are_gone_within_two_seconds_and_finished_results_are_kept(
     method: str, how: str, options: tuple[str, ...], tmp_path: Path, stages: list[Stage]
 ) -> None:
-    stage = Stage(tmp_path, method, *options)
-    stages.append(stage)
+    stage = Stage(stages, tmp_path, method, *options)
     send = os.killpg if how.endswith("group") else os.kill
     send(stage.process.pid, getattr(signal, how.split()[0]))
     assert stage.seconds_to_end() < LIMIT
