@@ -196,12 +196,11 @@ class Workbench:
         names have the same inputs.
         """
         trained_on, watched, judged = (self._ids_sha256(part) for part in self.parts(cell))
-        unread = {"epochs", "batch_size", "augmentation"} if self.strategy(cell).closed_form else set()
-        strategy = {key: value for key, value in asdict(self.strategy(cell)).items() if key not in {"name", *unread}}
+        strategy = {key: value for key, value in asdict(self.strategy(cell)).items() if key != "name"}
         return {
-            "seed": None if unread else cell.seed,
+            "seed": cell.seed,
             "strategy": strategy,
-            "parameters": {key: value for key, value in self.shared().items() if key not in unread},
+            "parameters": self.shared(),  # for a closed form too, though it reads few: runs of one report agree in them
             "classes": len(self.prepared.card.classes),
             "images": {"train": trained_on, "watched": watched, "judged": judged},
             "stored_at": self.prepared.pixels().shape[1],  # pixels: at their own size or at the working size

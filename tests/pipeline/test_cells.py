@@ -107,3 +107,12 @@ def test_prepared_files_that_do_not_belong_together_are_refused(fingerprint: Fin
     index.write_bytes(index.read_bytes() + b"\n")  # as if a writer had been killed between two of its files
     with pytest.raises(PreparedError, match="not those that `prepare` wrote"):
         cells.Workbench("tiny")
+
+
+def test_what_all_runs_of_a_report_must_share_is_in_every_fingerprint(fingerprint: Fingerprint) -> None:
+    """Else a run is found again whose provenance names other parameters, and the report refuses the mixture."""
+    for strategy in ("fine_tune", "feature_extraction", "lda"):
+        cell = Cell("tiny", "final", strategy, 3, 1.0, 0)
+        before = fingerprint(cell)
+        for changed in (("epochs: 2", "epochs: 3"), ("watched: 4", "watched: 4\n    batch_size: 4")):
+            assert fingerprint(cell, changed) != before
