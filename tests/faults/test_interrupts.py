@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent.parent
 LIMIT = 2.0  # seconds
 
 STAGE = '''
-import ctypes, os, sys, time
+import ctypes, os, signal, sys, time
 from pathlib import Path
 import numpy as np
 if "torch" in sys.argv:
@@ -41,6 +41,8 @@ def work(job, report):
         a /= a.max()
 
 def main():
+    # Heard as under a terminal, also where the tests themselves run in the background, which ignores it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if "no_prctl" in sys.argv:
         ctypes.CDLL = lambda name: object()  # forked workers lack it too
     if "in_process" in sys.argv:
