@@ -27,7 +27,7 @@ from torch import Tensor
 
 from pipeline import augmentation, backbones, prefix
 from pipeline.backbones import GroupedModel
-from pipeline.files import PARTIAL, partial_of, sync_folder
+from pipeline.files import PARTIAL, partial_of, sweep, sync_folder
 from pipeline.strategies import GROUPS, Strategy
 
 if TYPE_CHECKING:  # training reads this cache
@@ -39,7 +39,6 @@ BUDGET = 1 << 30  # bytes of one set on disk
 # Images that pass the stretch together; training evaluates in batches of the same size. As fast as 128, which takes
 # more memory than a training step (two workers at 64 px: 1,335 MB against 1,237).
 BATCH = 64
-LEFTOVER = 3600.0  # seconds after which a partial file is what a killed writer left
 
 Rows = NDArray[np.float32]
 
@@ -105,18 +104,10 @@ def outline(backbone: str, resolution: int) -> Outline:
     with torch.no_grad(), torch.device("meta"):
         groups, x = entry.split(entry.build()), torch.empty(1, 3, resolution, resolution)
         for name, group in groups.items():
-            rows[name] = _row(x)
+            rows[name] = tuple(prefix.rows(x).shape[1:])
             x = group.eval()(x)
-    rows["head"] = _row(x)
+    rows["head"] = tuple(prefix.rows(x).shape[1:])
     return Outline(rows, sum(weight.numel() for group in groups.values() for weight in group.parameters()))
-
-
-def _row(x: Tensor) -> tuple[int, ...]:
-    return tuple(_channels_last(x).shape[1:])
-
-
-def _channels_last(x: Tensor) -> Tensor:
-    return x.permute(0, 2, 3, 1) if x.ndim == 4 else x
 
 
 # --- what is wanted -------------------------------------------------------------------------------------------------
@@ -227,7 +218,7 @@ def compute(piece: Piece, model: GroupedModel, device: torch.device) -> tuple[Ro
         batch = augmentation.normalise(sized, preprocessing, strategy.normalisation)
         if wanted.flipped:
             batch = batch.flip(3).contiguous(memory_format=torch.channels_last)
-        rows: Rows = _channels_last(model(batch, stop=wanted.start).float()).contiguous().cpu().numpy()
+        rows: Rows = prefix.rows(model(batch, stop=wanted.start)).cpu().numpy()
     return rows, time.perf_counter() - since
 
 
@@ -255,7 +246,7 @@ def store(parts: Iterable[tuple[Piece, tuple[Rows, float]]], folder: Path) -> No
     writers: dict[str, _Writer] = {}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _sweep(folder)
+        sweep(folder.glob(f"{PARTIAL}*"))
         for piece, (rows, seconds) in parts:
             name = piece.wanted.name
             if name not in writers:
@@ -306,11 +297,3 @@ class _Writer:
         with contextlib.suppress(OSError):
             self.file.close()  # writes what is buffered, for which there may be no room
         self.partial.unlink(missing_ok=True)
-
-
-def _sweep(folder: Path) -> None:
-    """Remove what killed writers left."""
-    for partial in folder.glob(f"{PARTIAL}*"):
-        with contextlib.suppress(FileNotFoundError):
-            if time.time() - partial.stat().st_mtime > LEFTOVER:
-                partial.unlink()

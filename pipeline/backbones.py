@@ -19,10 +19,9 @@ from torch import Tensor, nn
 from pipeline.convolutions import MirrorImage, clamp_in_place, fold_batch_norms, mirror_same_padding
 from pipeline.errors import UserError
 from pipeline.preprocessing import Preprocessing
-from pipeline.strategies import BACKBONES, GROUPS, Norm, Weights
+from pipeline.strategies import GROUPS, Weights
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-IMAGENET_CLASSES = 1000
 
 
 class WeightsError(UserError):
@@ -112,11 +111,6 @@ class Backbone:
     preprocessing: Callable[[], Preprocessing]
     build: Callable[[], nn.Module]  # the architecture as published, random weights, 1000 classes
     split: Callable[[nn.Module], Mapping[str, nn.Module]]  # everything but the head; the last group gives [N, features]
-
-    @property
-    def norm(self) -> Norm:
-        """The kind of its normalisation layers."""
-        return BACKBONES[self.name]
 
 
 class GroupedModel(nn.Module):

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
+import time
 import uuid
+from collections.abc import Iterable
 from pathlib import Path
 
 PARTIAL = ".partial-"  # what a killed writer leaves begins with this
+LEFT_BEHIND = 3600.0  # seconds after which a partial file has no writer any more, on whichever machine
 
 
 def partial_of(target: Path) -> Path:
@@ -28,6 +33,14 @@ def write_atomically(target: Path, content: bytes) -> None:
         partial.unlink(missing_ok=True)
         raise
     sync_folder(target.parent)
+
+
+def sweep(partials: Iterable[Path], age: float = LEFT_BEHIND) -> None:
+    """Remove those of some partial files, or folders, that nobody has touched for `age` seconds."""
+    for partial in partials:
+        with contextlib.suppress(OSError):  # another writer sweeps too, and what stays does no harm
+            if time.time() - partial.stat().st_mtime > age:
+                shutil.rmtree(partial) if partial.is_dir() else partial.unlink()
 
 
 def sync_folder(folder: Path) -> None:

@@ -20,7 +20,7 @@ from pipeline.backbones import GroupedModel
 from pipeline.errors import UserError
 from pipeline.randomness import numpy_stream, seed_of, torch_stream
 from pipeline.strategies import GROUPS, Cell, Strategy, epochs_of_phases
-from pipeline.training import DriftRow, HistoryRow, Images, Run, Task, finished, note, surroundings
+from pipeline.training import DriftRow, HistoryRow, Images, Run, Task, finished, note, note_values, surroundings
 
 BETAS, EPSILON = (0.9, 0.999), 1e-8  # torch.optim.AdamW's own
 
@@ -210,12 +210,8 @@ class _Batch:
     def record(self, place: int, phase: int, epoch: int, loss: float, accuracy: float, last: bool) -> bool:
         """Note one cell's epoch, and at the `last` of a phase its training images; whether it is still finite."""
         task, history = self.tasks[place], self.history[place]
-        if not math.isfinite(loss):
-            return False
-        history.append(HistoryRow(phase, epoch, "train", "loss", loss))
-        history.append(HistoryRow(phase, epoch, "train", "accuracy", accuracy))
-        finite = True
-        if len(task.watched):
+        finite = note_values(history, phase, epoch, "train", loss, accuracy)
+        if finite and len(task.watched):
             watched = self.logits(place, self.watched[place])
             finite = note(history, phase, epoch, "val", watched, task.watched.labels.to(watched.device))
         if finite and last:

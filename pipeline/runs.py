@@ -10,10 +10,8 @@ import hashlib
 import io
 import json
 import os
-import shutil
 import socket
 import struct
-import time
 import zipfile
 import zlib
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -27,14 +25,13 @@ import numpy as np
 
 from pipeline.errors import UserError
 from pipeline.evaluation import Metrics
-from pipeline.files import PARTIAL, partial_of, sync_folder, write_atomically
+from pipeline.files import PARTIAL, partial_of, sweep, sync_folder, write_atomically
 from pipeline.strategies import Cell
 from pipeline.training import DriftRow, HistoryRow, Run
 
 FILES = ("summary.json", "history.csv", "drift.csv", "predictions.npy")  # what the fingerprint decides, to the byte
 MANIFEST = "manifest.json"  # what it doesn't: where, when and in what time
 PACK = "runs.zip"  # many runs of one strategy in one file, each member under its run's name
-LEFT_BEHIND = 3600.0  # seconds after which a partial file has no writer any more, on whichever machine
 
 # What zipfile and the parsers make of bytes that were damaged: no more than that is said of them.
 DAMAGED = (
@@ -375,10 +372,7 @@ def _delete(place: Path, names: Iterable[str]) -> None:
 
 def sweep_leftovers(root: Path, study: str) -> None:
     """Remove what killed writers left, once it is so old that no writer on any machine can be at it."""
-    for partial in (root / study).rglob(f"{PARTIAL}*"):
-        with contextlib.suppress(OSError):  # another writer sweeps too, and what stays does no harm
-            if time.time() - partial.stat().st_mtime > LEFT_BEHIND:
-                shutil.rmtree(partial) if partial.is_dir() else partial.unlink()
+    sweep((root / study).rglob(f"{PARTIAL}*"))
 
 
 # --- one writer -----------------------------------------------------------------------------------------------------

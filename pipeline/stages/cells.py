@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cache, cached_property
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
@@ -445,6 +445,7 @@ def described(strategy: Strategy, epochs: int) -> dict[str, Any]:
     }
 
 
+@cache
 def _versions(*packages: str) -> dict[str, str]:
     """Releases, without what names the build."""
     return {package: metadata.version(package).partition("+")[0] for package in packages}

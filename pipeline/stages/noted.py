@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import UserError
-from pipeline.files import PARTIAL, write_atomically
+from pipeline.files import PARTIAL, sweep, write_atomically
 from pipeline.stages.command import DATA, RESULTS
 from pipeline.strategies import Crop
 
@@ -92,9 +91,7 @@ def claim(study: Study) -> None:
             "or give the study another name"
         )
     place.mkdir(parents=True, exist_ok=True)
-    for left in place.glob(f"{PARTIAL}*"):
-        if time.time() - left.stat().st_mtime > STALE_AFTER:
-            left.unlink()
+    sweep(place.glob(f"{PARTIAL}*"), STALE_AFTER)
     write_json(place / LISTING, {"written_by": "thaw"})  # so that what a crash leaves is known as ours
 
 

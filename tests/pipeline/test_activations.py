@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline import activations, backbones
+from pipeline import activations, backbones, files, prefix
 from pipeline.activations import Piece, Wanted
 from pipeline.backbones import GroupedModel
 from pipeline.files import PARTIAL
@@ -115,7 +115,7 @@ def test_the_outline_of_a_backbone_is_its_shapes_and_size(name: str) -> None:
     for group in GROUPS:
         with torch.no_grad():
             rows = model(torch.zeros(1, 3, 64, 64), stop=group)
-        assert tuple(activations._channels_last(rows).shape[1:]) == outline.rows[group]
+        assert tuple(prefix.rows(rows).shape[1:]) == outline.rows[group]
     assert outline.features == model.features
     assert outline.parameters == sum(w.numel() for g in GROUPS[:-1] for w in model.group(g).parameters())
 
@@ -273,7 +273,7 @@ def test_what_killed_writers_left_goes_after_a_while(task: Callable[..., Task], 
     old, new = tmp_path / f"{PARTIAL}old", tmp_path / f"{PARTIAL}new"
     for path in (old, new):
         path.touch()
-    long_ago = time.time() - 2 * activations.LEFTOVER
+    long_ago = time.time() - 2 * files.LEFT_BEHIND
     os.utime(old, (long_ago, long_ago))
     activations.store([], tmp_path)
     assert list(tmp_path.iterdir()) == [new]
