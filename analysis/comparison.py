@@ -1,0 +1,253 @@
+"""What several sections of a report share: the strategies of a size, their pairs, the set that nothing beats."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from analysis.claims import Claim, load_claims
+from analysis.paired import all_pairs, interval, points, strategy_order
+from analysis.statistics import ALPHA, MOST_OVERLAP
+from analysis.tables import ALL, COLUMNS, METRICS, Metric, Tables, TablesError
+from analysis.verdicts import judge
+
+REFERENCE = "feature_extraction"  # fixed beforehand, whatever the runs say
+DECIDED_FROM = 5  # seeds; below, nothing is decided
+CITABLE_FROM = 10  # seeds; below, a study is exploratory
+
+
+@dataclass(frozen=True)
+class Unbeaten:
+    """The candidates of one size that no other beats (Holm-adjusted p below 0.05), highest mean first.
+
+    Candidates are the default strategies, whose pairs are one family of tests, or all where fewer than two of those
+    ran. The others stand in the tables beside them, and are neither advised nor beat anything.
+    """
+
+    per_class: int
+    k: int  # seeds of the pair that has fewest, thin strategies aside
+    members: tuple[str, ...]  # not beaten, never failed, and without a sign against them
+    doubtful: tuple[str, ...]  # not beaten, but some 95% interval against them excludes zero before correction
+    unstable: tuple[str, ...]  # not beaten, but some run failed (diverged, or one class for all images): no merit
+    thin: tuple[str, ...]  # too few seeds in common with any other strategy to be beaten, or to be recommended
+    beaten: tuple[str, ...]
+    others: tuple[str, ...]  # compared, and no candidates
+    state: Literal["one strategy", "pool too small", "too few seeds", "decided"]
+
+    @property
+    def advised(self) -> tuple[str, ...]:
+        """The set as a report advises it: empty where nothing is decided."""
+        return self.members if self.state in ("one strategy", "decided") else ()
+
+
+@dataclass(frozen=True, eq=False)  # known by itself, so that a section can keep what it computes of it
+class Comparison:
+    """The numbers of one study that more than one section needs; accuracies in percent, differences in points."""
+
+    tables: Tables
+    strategies: pd.DataFrame
+    pairs: pd.DataFrame
+    unbeaten: tuple[Unbeaten, ...]  # a size each
+    claims: tuple[Claim, ...]  # of this study, in the order of the ledger
+    verdicts: tuple[dict[str, Any], ...]  # of these claims
+    names: tuple[str, ...]  # of the final strategies: the defaults in their order, then the others
+
+    @property
+    def study(self) -> str:
+        return self.tables.study
+
+    @property
+    def sizes(self) -> list[int]:
+        return [size.per_class for size in self.unbeaten]
+
+    @property
+    def parameters(self) -> Mapping[str, Any]:
+        found: Mapping[str, Any] = self.tables.provenance["parameters"]
+        return found
+
+    @property
+    def dataset(self) -> Mapping[str, Any]:
+        found: Mapping[str, Any] = self.tables.provenance["dataset"]
+        return found
+
+    def recipe(self, strategy: str) -> Mapping[str, Any]:
+        """How a strategy or an ablation is written in params.yaml; empty where that is not known."""
+        found: Mapping[str, Any] = self.parameters["strategies"].get(strategy, {})
+        return found
+
+    @property
+    def metric(self) -> str:
+        """The accuracy that decides, in words."""
+        return METRICS[self.tables.judge_by]
+
+    @property
+    def other_metric(self) -> Metric:
+        """The accuracy that stands beside it."""
+        return "accuracy" if self.tables.judge_by == "balanced_accuracy" else "balanced_accuracy"
+
+    @property
+    def other_column(self) -> str:
+        """Its column in the tables of runs."""
+        return COLUMNS[self.other_metric]
+
+    @property
+    def draws(self) -> bool:
+        """Whether seeds draw their training images; where they train on all of them, they don't."""
+        return ALL not in self.sizes
+
+    @property
+    def over(self) -> str:
+        """What intervals over seeds speak of."""
+        return "draws of the training images" if self.draws else "runs on the same training images"
+
+    @property
+    def uneven(self) -> bool:
+        """Whether the classes of the test images differ by more than a tenth in size."""
+        counts = self.dataset["test_class_counts"]
+        return bool(max(counts) > 1.1 * min(counts))
+
+    @property
+    def baseline(self) -> float:
+        """What always answering the largest class of the test images gets, in percent of the accuracy that decides."""
+        counts = np.bincount(self.tables.predictions.labels)
+        if self.tables.judge_by == "balanced_accuracy":
+            return 100 / np.count_nonzero(counts)
+        return 100 * float(counts.max()) / float(counts.sum())
+
+    def of(self, per_class: int, strategy: str) -> dict[str, Any]:
+        """The row of one strategy at one size."""
+        mine = self.strategies[(self.strategies["per_class"] == per_class) & (self.strategies["strategy"] == strategy)]
+        return dict(mine.iloc[0].items())  # type: ignore[arg-type]
+
+    def ran(self, per_class: int) -> list[str]:
+        """The strategies that have runs at this size, highest judged mean first."""
+        mine = self.strategies[self.strategies["per_class"] == per_class]
+        return [str(name) for name in mine.sort_values("judged", ascending=False, kind="stable")["strategy"]]
+
+    def gain(self, per_class: int, strategy: str, other: str) -> dict[str, Any]:
+        """The pair of two strategies of one size, turned so that a positive difference means: better than the other.
+
+        Without the wins: a tie is a win for neither, so they cannot be turned. Empty where one has no runs.
+        """
+        pairs = self.pairs[self.pairs["per_class"] == per_class]
+        as_is = pairs[(pairs["a"] == other) & (pairs["b"] == strategy)].to_dict("records")
+        if as_is:
+            return {str(key): value for key, value in as_is[0].items() if key != "wins"}
+        turned = pairs[(pairs["a"] == strategy) & (pairs["b"] == other)].to_dict("records")
+        if not turned:
+            return {}
+        row = {str(key): value for key, value in turned[0].items() if key != "wins"}
+        row |= {"a": other, "b": strategy, "difference": -row["difference"], "d_z": -row["d_z"]}
+        for low, high in (("low", "high"), ("low_new_images", "high_new_images")):
+            row[low], row[high] = -row[high], -row[low]
+        return row
+
+    def judged_on(self, per_class: int) -> int | None:
+        """How many images in all judged each rate of this size in tuning; None where this study tuned none."""
+        tried = self.parameters.get("tried", {}).get(str(per_class), {})
+        return max((int(f["of"]) for strategy in tried.values() for f in strategy["tried"].values()), default=None)
+
+
+def compare(tables: Tables) -> Comparison:
+    """The comparison of one study. Raises TablesError where no final cell has a run."""
+    if tables.runs.empty:
+        raise TablesError(f"study {tables.study} has no final run yet, and a report needs one: run `dvc repro`")
+    strategies, pairs = _strategies(tables), all_pairs(tables)
+    sizes = sorted((int(size) for size in strategies["per_class"].unique()), key=lambda size: (size == ALL, size))
+    ledger = load_claims()
+    verdicts = {row["id"]: row for row in judge(ledger, tables)}
+    mine = tuple(claim for claim in ledger if claim.study == tables.study)
+    return Comparison(
+        tables=tables,
+        strategies=strategies,
+        pairs=pairs,
+        unbeaten=tuple(
+            _unbeaten(strategies, pairs, size, tables.default_strategies, frozenset(one_class(tables, size)))
+            for size in sizes
+        ),
+        claims=mine,
+        verdicts=tuple(verdicts[claim.id] for claim in mine),
+        names=tuple(strategy_order(strategies["strategy"].unique().tolist())),
+    )
+
+
+def one_class(tables: Tables, per_class: int) -> dict[str, int]:
+    """By strategy, in how many final runs that did not diverge all test images got one class; where there are some."""
+    steady = tables.runs[(tables.runs["per_class"] == per_class) & (tables.runs["status"] == "ok")]
+    found = {}
+    for name, mine in steady.groupby("strategy"):
+        predicted = tables.predictions.by(mine["fingerprint"].tolist())
+        found[str(name)] = int((predicted == predicted[:, :1]).all(axis=1).sum())
+    return {name: count for name, count in found.items() if count}
+
+
+def _strategies(tables: Tables) -> pd.DataFrame:
+    """One row a size and strategy: means over seeds, accuracies in percent, the gap in points."""
+    rows = []
+    for per_class, sized in tables.runs.groupby("per_class"):
+        correlation = tables.correlation(int(str(per_class)))
+        for name in strategy_order(sized["strategy"].unique().tolist()):
+            mine = sized[sized["strategy"] == name]
+            row: dict[str, Any] = {"per_class": per_class, "strategy": name, "k": len(mine)}
+            for column in ("judged", "test_accuracy", "balanced_accuracy"):
+                mean, low, high, _ = interval(points(mine[column]), correlation)
+                # A t interval knows no limits; an accuracy does.
+                row |= {column: mean, f"{column}_low": np.maximum(low, 0.0), f"{column}_high": np.minimum(high, 100.0)}
+            row["train_accuracy"] = interval(points(mine["train_accuracy"]))[0]
+            row["val_accuracy"] = interval(points(mine["val_accuracy"]))[0]
+            row["gap"] = interval(points(mine["train_accuracy"] - mine["test_accuracy"]))[0]
+            row["log_loss"], row["ece"] = float(mine["log_loss"].mean()), float(mine["ece"].mean() * 100)
+            row["seconds"] = float(mine["seconds"].median())  # other work on the machine lengthens some
+            row["trainable_parameters"] = int(mine["trainable_parameters"].max())
+            row["total_parameters"] = int(mine["total_parameters"].max())
+            row["diverged"] = int((mine["status"] == "diverged").sum())
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _unbeaten(
+    strategies: pd.DataFrame, pairs: pd.DataFrame, per_class: int, default: frozenset[str], failed: frozenset[str]
+) -> Unbeaten:
+    """Which strategies of one size cannot be told from the top: never a test against a winner picked on test.
+
+    failed: strategies that gave all test images one class in some run.
+    """
+    mine = strategies[strategies["per_class"] == per_class].sort_values("judged", ascending=False, kind="stable")
+    several = mine["strategy"].isin(default).sum() > 1
+    others = mine.loc[~mine["strategy"].isin(default) & several, "strategy"].tolist()
+    mine = mine[~mine["strategy"].isin(others)]
+    names = mine["strategy"].tolist()
+    unsteady = set(mine.loc[mine["diverged"] > 0, "strategy"]) | failed
+    sized = pairs[(pairs["per_class"] == per_class) & pairs["a"].isin(names) & pairs["b"].isin(names)]
+    enough = sized[sized["k"] >= DECIDED_FROM]
+    full = set(enough["a"]) | set(enough["b"])
+    state: Literal["one strategy", "pool too small", "too few seeds", "decided"] = "decided"
+    if len(names) == 1:
+        state, full = "one strategy", set(names)
+    elif per_class != ALL and (sized["overlap"] > MOST_OVERLAP).any():
+        state, full = "pool too small", set(names)
+    elif enough.empty:
+        state, full = "too few seeds", set(names)
+    told = enough[enough["p_holm"] < ALPHA]
+    beaten = set(told.loc[told["difference"] > 0, "a"]) | set(told.loc[told["difference"] < 0, "b"])
+    unbeaten = [name for name in names if name not in beaten and name in full]
+    steady = [name for name in unbeaten if name not in unsteady]
+    # The best mean among the steady has none of them above it; signs from unsteady ones count for nothing.
+    seen = enough[enough["a"].isin(steady) & enough["b"].isin(steady)]
+    signs = set(seen.loc[seen["low"] > 0, "a"]) | set(seen.loc[seen["high"] < 0, "b"])
+    among = sized[sized["a"].isin(full) & sized["b"].isin(full)]
+    return Unbeaten(
+        per_class=per_class,
+        k=int(among["k"].min()) if len(among) else int(mine["k"].min()),
+        members=tuple(name for name in steady if name not in signs),
+        doubtful=tuple(name for name in steady if name in signs),
+        unstable=tuple(name for name in unbeaten if name in unsteady),
+        thin=tuple(name for name in names if name not in full),
+        beaten=tuple(name for name in names if name in beaten),
+        others=tuple(others),
+        state=state,
+    )

@@ -1,0 +1,162 @@
+"""Sections as Markdown: tables, figures, and numbers and names as text."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+NONE = "–"
+_MARKUP = re.compile(r"([\\`*_{}\[\]<>|$~#&])")
+
+
+@dataclass(frozen=True)
+class Table:
+    """A Markdown table; `numbers` are the columns set flush right."""
+
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    numbers: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure with the words and the data that stand beside it; drawn when it is written."""
+
+    name: str  # of its files, without ending
+    alt: str
+    caption: str
+    data: pd.DataFrame
+    draw: Callable[[], Figure]
+
+
+@dataclass(frozen=True)
+class Section:
+    """One question of a report: paragraphs of Markdown, tables and figures, in order. No title: it opens the page."""
+
+    title: str
+    body: tuple[str | Table | Picture, ...]
+
+    @property
+    def pictures(self) -> Iterator[Picture]:
+        return (part for part in self.body if isinstance(part, Picture))
+
+
+def page(title: str, sections: Sequence[Section], contents: bool = False) -> str:
+    """A whole page; `contents`: with a list of its sections at the top."""
+    titles = [section.title for section in sections if section.title]
+    linked = "\n".join(f"- [{name}](#{_anchor(name)})" for name in titles)
+    parts = [f"# {title}", *([linked] if contents else [])]
+    for section in sections:
+        parts += [f"## {section.title}"] if section.title else []
+        parts += [_block(part) for part in section.body]
+    return "\n\n".join(parts) + "\n"
+
+
+def _anchor(title: str) -> str:
+    """What GitHub makes of a heading."""
+    return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
+
+
+def _block(part: str | Table | Picture) -> str:
+    if isinstance(part, Table):
+        rules = ["---:" if i in part.numbers else "---" for i in range(len(part.header))]
+        return "\n".join(f"| {' | '.join(row)} |" for row in (part.header, rules, *part.rows))
+    if isinstance(part, Picture):
+        files = f"([SVG](figures/{part.name}.svg), [data](figures/{part.name}.csv))"
+        return f"![{part.alt}](figures/{part.name}.png)\n\n{part.caption} {files}"
+    return part
+
+
+def plain(table: Table) -> str:
+    """A table in columns for a terminal."""
+    rows = [[re.sub(r"[`*\\]", "", cell) for cell in row] for row in (table.header, *table.rows)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join(
+            cell.rjust(width) if i in table.numbers else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+    return "\n".join(lines)
+
+
+def shown(name: object) -> str:
+    """Any name as Markdown text on one line: markup is escaped, and so is what no font draws."""
+    text = " ".join(str(name).split())
+    visible = "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
+    return _MARKUP.sub(r"\\\1", visible)
+
+
+def number(value: float, digits: int = 1) -> str:
+    """A number, a dash where there is none."""
+    return f"{value:,.{digits}f}" if np.isfinite(value) else NONE
+
+
+def signed(value: float, digits: int = 1) -> str:
+    """A number with its sign, zero without one; minus as it is printed; a dash where there is none."""
+    text = number(abs(value), digits)
+    if text == NONE or float(text.replace(",", "")) == 0:
+        return text
+    return ("+" if value > 0 else "−") + text
+
+
+def bracket(low: float, high: float, write: Callable[[float], str] = signed) -> str:
+    """An interval; nothing where there is none."""
+    return f"[{write(low)}, {write(high)}]" if np.isfinite(low) and np.isfinite(high) else ""
+
+
+def with_interval(value: float, low: float, high: float, write: Callable[[float], str] = signed) -> str:
+    """`+2.4 [+1.3, +3.5]`."""
+    return f"{write(value)} {bracket(low, high, write)}".rstrip()
+
+
+def code(names: Sequence[str], last: str = "and") -> str:
+    """`a`, `b` and `c`."""
+    return listed([f"`{name}`" for name in names], last)
+
+
+def listed(words: Sequence[str], last: str = "and") -> str:
+    """a, b and c; nothing of nothing."""
+    return f"{', '.join(words[:-1])} {last} {words[-1]}" if len(words) > 1 else "".join(words)
+
+
+def counted(count: int, noun: str) -> str:
+    """1 seed, 2 seeds."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def seconds(value: float) -> str:
+    """A duration in the unit that suits it."""
+    if value < 99.5:
+        return f"{value:.2g} s" if value < 10 else f"{value:.0f} s"
+    return f"{value / 60:.3g} min" if value < 5400 else f"{value / 3600:.1f} h"
+
+
+def share(part: float, whole: float) -> str:
+    """A share in percent, with the digits that small ones need."""
+    value = 100 * part / whole
+    return f"{value:.2g}%" if value < 10 else f"{value:.0f}%"
+
+
+def p_value(p: float) -> str:
+    """A p-value: three digits, `<0.001` below; a dash where there was no test."""
+    if not np.isfinite(p):
+        return NONE
+    return "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def rate_text(rate: float) -> str:
+    """A learning rate as people write it: 1e-4, 3e-5, 2.5e-3."""
+    mantissa, exponent = f"{rate:.6e}".split("e")
+    return f"{float(mantissa):g}e{int(exponent)}"
+
+
+def sentence(text: str) -> str:
+    """Text with a capital first letter; one that begins with a name of the study keeps it as it is written."""
+    return text if "_" in text.split(maxsplit=1)[0] else text[:1].upper() + text[1:]

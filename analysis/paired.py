@@ -1,0 +1,121 @@
+"""Paired differences between the strategies of one study, and the families in which their tests are corrected."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from analysis.statistics import MOST_OVERLAP, Paired, crossed_interval, holm, mean_interval, paired_difference
+from analysis.tables import ALL, Tables
+
+DEFAULT_ORDER = (
+    *("scratch", "feature_extraction", "last_block", "fine_tune", "discriminative"),
+    *("gradual_unfreezing", "lp_ft", "norm_only", "lda"),
+)
+BATCH_NORM_TRAIN = "_batch_norm_train"  # ends the name of a strategy that is another one with updated BatchNorm
+COMPARISON_COLUMNS = [
+    *("study", "per_class", "a", "b", "family", "metric", "k", "overlap", "factor", "difference", "low", "high", "p"),
+    *("low_new_images", "high_new_images", "p_holm", "d_z", "wins", "smallest_detectable"),
+]
+Family = Literal["pairs", "batch_norm", "none"]
+Floats = npt.NDArray[np.float64]
+
+
+def strategy_order(names: Sequence[str]) -> list[str]:
+    """The nine default strategies in their order, then the others by name."""
+    known = [name for name in DEFAULT_ORDER if name in set(names)]
+    return known + sorted(set(names) - set(known))
+
+
+def interval(values: Sequence[float] | Floats, correlation: float = 0.0) -> tuple[float, float, float, int]:
+    """Mean, low, high and n of the values that are there; no interval below two values or without any spread.
+
+    correlation: of the seeds, as `Tables.correlation` has it.
+    """
+    present = np.asarray(values, dtype=np.float64)
+    found = mean_interval(present[np.isfinite(present)], correlation)
+    return found.mean, found.low, found.high, found.n
+
+
+def difference_of(a: Floats, b: Floats, correlation: float) -> Paired | None:
+    """B minus A, or None where a test would mean nothing, as `no_test` says."""
+    try:
+        return paired_difference(a, b, overlap=correlation)
+    except ValueError:
+        return None
+
+
+def no_test(row: Mapping[Any, Any]) -> str:
+    """Why a difference, with its per_class, overlap and k, has no test."""
+    if row["per_class"] != ALL and row["overlap"] > MOST_OVERLAP:
+        return "pool too small"
+    return "identical differences" if row["k"] >= 2 else "fewer than two shared seeds"
+
+
+def by_seed(
+    theirs: pd.DataFrame, ours: pd.DataFrame, correlation: float, column: str = "judged"
+) -> tuple[int, Paired | None]:
+    """How many seeds two sets of runs share, and the difference in an accuracy (points), ours minus theirs."""
+    a, b = theirs.set_index("seed")[column], ours.set_index("seed")[column]
+    seeds = b.index.intersection(a.index).sort_values()
+    return len(seeds), difference_of(points(a.loc[seeds]), points(b.loc[seeds]), correlation)
+
+
+def points(column: pd.Series[float]) -> Floats:
+    """Fractions as percentage points."""
+    return np.asarray(column, dtype=np.float64) * 100
+
+
+def adjust(family: Sequence[dict[str, Any]]) -> None:
+    """Write p_holm beside p in every row of a family of tests."""
+    if family:
+        for row, adjusted in zip(family, holm([row["p"] for row in family]), strict=True):
+            row["p_holm"] = float(adjusted)
+
+
+def all_pairs(tables: Tables) -> pd.DataFrame:
+    """All pairs of strategies of one size, B minus A in points of the judged accuracy, paired by seed.
+
+    `family` says which tests of a size a pair is corrected with (Holm); `none` stands unadjusted. The numbers of a pair
+    are NaN where it has no test (`no_test`).
+    """
+    rows = []
+    classes = tables.predictions.labels if tables.judge_by == "balanced_accuracy" else None
+    for per_class, sized in tables.runs.groupby("per_class"):
+        size = int(str(per_class))
+        correlation = tables.correlation(size)
+        by_name = {str(name): mine.set_index("seed").sort_index() for name, mine in sized.groupby("strategy")}
+        default = tables.default_strategies & set(by_name)
+        default = default if len(default) > 1 else frozenset(by_name)  # the candidates of `_unbeaten`
+        families: dict[Family, list[dict[str, Any]]] = {"pairs": [], "batch_norm": [], "none": []}
+        for a, b in combinations(strategy_order(list(by_name)), 2):
+            seeds = by_name[a].index.intersection(by_name[b].index)
+            first, second = by_name[a].loc[seeds], by_name[b].loc[seeds]
+            family = _family(a, b, default)
+            row: dict[str, Any] = {"study": tables.study, "per_class": size, "a": a, "b": b, "family": family}
+            row |= {"metric": tables.judge_by, "k": len(seeds), "overlap": tables.overlap(size)}
+            found = difference_of(points(first["judged"]), points(second["judged"]), correlation)
+            if found is not None:
+                right = [tables.predictions.correct(side["fingerprint"].tolist()) for side in (first, second)]
+                low, high = crossed_interval(right[0], right[1], classes, correlation)
+                row |= {name: getattr(found, name) for name in ("factor", "difference", "low", "high", "p", "d_z")}
+                row |= {"wins": found.wins, "smallest_detectable": found.smallest_detectable}
+                row |= {"low_new_images": low * 100, "high_new_images": high * 100}
+                families[family].append(row)
+            rows.append(row)
+        adjust(families["pairs"])
+        adjust(families["batch_norm"])
+    frame = pd.DataFrame(rows, columns=COMPARISON_COLUMNS)
+    numbers = COMPARISON_COLUMNS[COMPARISON_COLUMNS.index("overlap") :]
+    return frame.astype({**dict.fromkeys(numbers, "float64"), "wins": "Int64"})
+
+
+def _family(a: str, b: str, default: frozenset[str]) -> Family:
+    if {a, b} <= default:
+        return "pairs"
+    return "batch_norm" if b == a + BATCH_NORM_TRAIN or a == b + BATCH_NORM_TRAIN else "none"

@@ -1,0 +1,178 @@
+"""How figures look: one theme, one colour and marker a strategy, points with intervals, names that can be drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import seaborn as sns
+import seaborn.objects as so
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from matplotlib.font_manager import findfont, get_font
+
+from analysis.tables import size_name
+
+WIDTH = 6.0  # inches: 900 pixels at DPI
+DPI = 150
+FONT = "DejaVu Sans"  # comes with matplotlib: the same on every machine
+GREY, INK = "#8A8A8A", "#222222"
+# Of Okabe and Ito, "Color universal design" (2008), and a ninth: apart for every common kind of colour vision.
+LOOKS: Mapping[str, tuple[str, str]] = {
+    "scratch": ("#000000", "X"),
+    "feature_extraction": ("#E69F00", "o"),
+    "last_block": ("#56B4E9", "s"),
+    "fine_tune": ("#0072B2", "D"),
+    "discriminative": ("#009E73", "^"),
+    "gradual_unfreezing": ("#CC79A7", "v"),
+    "lp_ft": ("#D55E00", "P"),
+    "norm_only": ("#B8A800", "p"),
+    "lda": ("#7B3F6B", "h"),
+}
+OTHERS = (("#666666", "*"), ("#0072B2", "<"), ("#D55E00", ">"), ("#009E73", "d"), ("#CC79A7", "8"), ("#56B4E9", "H"))
+THEME: dict[str, Any] = {
+    **sns.axes_style("whitegrid"),
+    **sns.plotting_context("paper"),
+    "figure.dpi": DPI,
+    "savefig.dpi": DPI,
+    "font.family": FONT,
+    "font.size": 8.5,
+    "axes.titlesize": 9,
+    "axes.titlelocation": "left",
+    "axes.labelsize": 8.5,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "legend.fontsize": 8,
+    "legend.title_fontsize": 8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.spines.left": False,
+    "grid.color": "#E4E4E4",
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+    "figure.facecolor": "white",
+    "savefig.facecolor": "white",
+    "svg.hashsalt": "thaw",
+    "svg.fonttype": "path",
+}
+
+
+def looks(names: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """One colour and one marker for each strategy, fixed for the nine defaults."""
+    others = [name for name in names if name not in LOOKS]
+    return {name: LOOKS[name] if name in LOOKS else OTHERS[others.index(name) % len(OTHERS)] for name in names}
+
+
+def colours(names: Sequence[str]) -> dict[str, str]:
+    """The colour of each strategy: a palette for seaborn."""
+    return {name: colour for name, (colour, _) in looks(names).items()}
+
+
+def markers(names: Sequence[str]) -> dict[str, str]:
+    """The marker of each strategy."""
+    return {name: marker for name, (_, marker) in looks(names).items()}
+
+
+def drawn(name: object) -> str:
+    """Any name as one line that Matplotlib draws: no mathematics, and what the font lacks by its number."""
+    known = get_font(findfont(FONT)).get_charmap()
+    text = " ".join(str(name).split())
+    visible = (c if ord(c) in known else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
+    return "".join(visible).replace("$", r"\$")
+
+
+def figure(height: float) -> Figure:
+    """An empty figure of the page's width; height in inches."""
+    return Figure(figsize=(WIDTH, height), layout="constrained")
+
+
+@dataclass(frozen=True)
+class Intervals:
+    """Points with intervals, a row a name and a panel a size."""
+
+    data: pd.DataFrame  # per_class, name, value, low, high: NaN where there is no interval
+    axis: str  # label of the values
+    names: Sequence[str]  # top to bottom
+    zero: bool = False  # a line there: values are differences
+    shaded: Mapping[int, Sequence[str]] | None = None  # by size, the rows to set off
+    filled: pd.Series[bool] | None = None  # which markers are filled; None: all
+
+    def draw(self) -> Figure:
+        sizes = sorted(self.data["per_class"].unique(), key=lambda size: (size == 0, size))
+        drawing = figure(0.9 + 0.235 * len(self.names))
+        panels = drawing.subplots(1, len(sizes), sharey=True, squeeze=False)[0]
+        for panel, size in zip(panels, sizes, strict=True):
+            mine = self.data[self.data["per_class"] == size]
+            self._panel(panel, mine, (self.shaded or {}).get(int(size), ()))
+            panel.set_title(size_name(int(size)))
+            panel.tick_params(labelleft=panel is panels[0])
+        drawing.supxlabel(self.axis, fontsize=8.5)
+        return drawing
+
+    def _panel(self, panel: Axes, mine: pd.DataFrame, shaded: Sequence[str]) -> None:
+        rows = {name: y for y, name in enumerate(self.names)}
+        mine = mine.assign(row=mine["name"].map(rows), filled=True if self.filled is None else self.filled)
+        left, right = _core(mine, self.zero)
+        inside = mine[mine["value"].between(left, right)]
+        for name in shaded:
+            panel.axhspan(rows[name] - 0.5, rows[name] + 0.5, color="#F1ECDD", linewidth=0, zorder=0)
+        if self.zero:
+            panel.axvline(0, color=INK, linewidth=0.9, zorder=1)
+        palette, shapes = colours(self.names), markers(self.names)
+        (
+            so.Plot(inside, x="value", y="row", color="name", marker="name", fill="filled")
+            .add(so.Range(linewidth=1.6), xmin="low", xmax="high", orient="y", legend=False)
+            .add(so.Dot(pointsize=5.5), legend=False)
+            .scale(color=palette, marker=shapes, fill={True: True, False: False})
+            .theme(THEME)
+            .label(x="", y="")
+            .on(panel)
+            .plot()
+        )
+        for row in mine[~mine.index.isin(inside.index)].to_dict("records"):
+            beyond = row["value"] < left
+            text = f"◂ {row['value']:.1f}" if beyond else f"{row['value']:.1f} ▸"
+            x = 0.01 if beyond else 0.99
+            place = {"ha": "left" if beyond else "right", "va": "center", "color": palette[row["name"]]}
+            panel.text(x, row["row"], text, transform=panel.get_yaxis_transform(), fontsize=8, **place)
+        room = 0.05 * (right - left) or 1.0
+        panel.set_xlim(left - room, right + room)
+        panel.set_yticks(range(len(self.names)), [drawn(name) for name in self.names])
+        panel.set_ylim(len(self.names) - 0.5, -0.5)
+        panel.grid(axis="y", visible=False)
+
+
+def _core(rows: pd.DataFrame, zero: bool) -> tuple[float, float]:
+    """The range worth showing: of all rows but those that lie so far off that they would flatten the others."""
+    ends = rows[["value", "low", "high"]]
+    low, high = ends.min(axis=1), ends.max(axis=1)
+    first, last = np.nanpercentile(rows["value"], [25, 75])
+    reach = 4 * max(last - first, float(np.nanmedian(high - low)), 1.0)
+    near = rows["value"].between(first - reach, last + reach)
+    left, right = float(low[near].min()), float(high[near].max())
+    return (min(left, 0.0), max(right, 0.0)) if zero else (left, right)
+
+
+def save(drawing: Figure, base: Path) -> None:
+    """Write a figure as PNG and SVG, with nothing in them that changes from one day to the next."""
+    # Straight from the canvases: `savefig` would draw everything twice. The PNG finds the layout, the SVG keeps it.
+    png, svg = BytesIO(), BytesIO()
+    FigureCanvasAgg(drawing).print_png(png, metadata={"Software": None})  # type: ignore[no-untyped-call]
+    drawing.set_layout_engine("none")
+    FigureCanvasSVG(drawing).print_svg(svg, metadata={"Date": None, "Creator": None})  # type: ignore[no-untyped-call]
+    base.with_suffix(".png").write_bytes(png.getvalue())
+    base.with_suffix(".svg").write_bytes(svg.getvalue())
+
+
+def theme() -> Any:
+    """The theme as a context, from matplotlib's defaults, whatever a matplotlibrc on this machine says."""
+    settings: dict[Any, Any] = {key: value for key, value in mpl.rcParamsDefault.items() if key != "backend"}
+    return mpl.rc_context(settings | THEME)
