@@ -11,7 +11,7 @@ import pandas as pd
 
 from analysis.claims import Claim, load_claims
 from analysis.paired import all_pairs, interval, points, strategy_order
-from analysis.statistics import ALPHA, MOST_OVERLAP
+from analysis.power import ALPHA, MOST_OVERLAP
 from analysis.tables import ALL, COLUMNS, METRICS, Metric, Tables, TablesError
 from analysis.verdicts import judge
 
@@ -160,7 +160,7 @@ def compare(tables: Tables) -> Comparison:
     sizes = sorted((int(size) for size in strategies["per_class"].unique()), key=lambda size: (size == ALL, size))
     ledger = load_claims()
     verdicts = {row["id"]: row for row in judge(ledger, tables)}
-    mine = tuple(claim for claim in ledger if claim.study == tables.study)
+    mine = tuple(claim for claim in ledger if claim.study == tables.study and not tables.first_edition)
     return Comparison(
         tables=tables,
         strategies=strategies,

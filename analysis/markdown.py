@@ -53,7 +53,7 @@ def page(title: str, sections: Sequence[Section], contents: bool = False) -> str
     parts = [f"# {title}", *([linked] if contents else [])]
     for section in sections:
         parts += [f"## {section.title}"] if section.title else []
-        parts += [_block(part) for part in section.body]
+        parts += [block(part) for part in section.body]
     return "\n\n".join(parts) + "\n"
 
 
@@ -62,7 +62,8 @@ def _anchor(title: str) -> str:
     return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
 
 
-def _block(part: str | Table | Picture) -> str:
+def block(part: str | Table | Picture) -> str:
+    """One part of a section as Markdown."""
     if isinstance(part, Table):
         rules = ["---:" if i in part.numbers else "---" for i in range(len(part.header))]
         return "\n".join(f"| {' | '.join(row)} |" for row in (part.header, rules, *part.rows))
@@ -135,7 +136,9 @@ def seconds(value: float) -> str:
     """A duration in the unit that suits it."""
     if value < 99.5:
         return f"{value:.2g} s" if value < 10 else f"{value:.0f} s"
-    return f"{value / 60:.3g} min" if value < 5400 else f"{value / 3600:.1f} h"
+    if value < 5400:
+        return f"{value / 60:.1f} min" if value < 600 else f"{value / 60:.0f} min"
+    return f"{value / 3600:.1f} h"
 
 
 def share(part: float, whole: float) -> str:

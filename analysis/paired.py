@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from analysis.statistics import MOST_OVERLAP, Paired, crossed_interval, holm, mean_interval, paired_difference
+from analysis.power import MOST_OVERLAP
+from analysis.statistics import Paired, crossed_interval, holm, mean_interval, paired_difference
 from analysis.tables import ALL, Tables
 
 DEFAULT_ORDER = (

@@ -1,56 +1,77 @@
-"""Write the answers of published studies into README.md, between the marks that name them."""
+"""README's results, between the marks that name them: the guide's grid, a report's figure, the benchmarks."""
 
 from __future__ import annotations
 
+import json
 import re
+import statistics
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from analysis import findings, wording
-from analysis.answer import answer
-from analysis.tables import TablesError, load, size_name
-from analysis.words import bracket, percent
+from analysis.markdown import NONE, Table, block
+from analysis.situations import grid, published
+from analysis.tables import TablesError
 
-BLOCK = re.compile(r"(<!-- results of (?P<studies>[\w ]+) -->\n).*?(<!-- end of results -->)", re.DOTALL)
+REPORTS = Path("reports")
+WORKLOADS = ("feature extraction, five seeds", "fine-tuning, two seeds", "seven strategies, five seeds")
+CONTENDERS = ("thaw", "plain PyTorch", "fastai", "Lightning")
 
 
-def lines(reports: Path, study: str) -> list[str]:
-    """One study: what was compared, every strategy's accuracy, and for each size what to use. Raises TablesError."""
-    numbers = findings.compute(load(reports / study))
-    said = [f"**[{study}]({(reports / study / 'report.md').as_posix()})**: {wording.setting(numbers)}", ""]
-    said += [f"| Strategy | {' | '.join(size_name(size) for size in numbers.sizes)} |"]
-    said += ["| --- |" + " ---: |" * len(numbers.sizes)]
-    for name in numbers.names:
-        cells = []
-        for size in numbers.sizes:
-            row = numbers.of(size, name)
-            cells.append(
-                f"{percent(row['judged'])} {bracket(row['judged_low'], row['judged_high'], 'without')}".strip()
-            )
-        said.append(f"| `{name}` | {' | '.join(cells)} |")
-    means = f"{numbers.metric.capitalize()} in percent, mean over seeds [95% interval over {numbers.over}]."
-    said += ["", means, ""]
-    for top in numbers.tops:
-        advice = answer(numbers, top)
-        said += [f"- {advice.headline} {advice.caution}".rstrip()]
-    return said
+def guide(reports: Path) -> str:
+    """The guide's figure and grid."""
+    table, picture = grid(published(reports))
+    words = "Which strategy, by data set and images a class: [the guide](reports/guide.md)"
+    return f"![{picture.alt}](reports/figures/{picture.name}.png)\n\n{words}.\n\n{block(table)}"
+
+
+def report(reports: Path) -> str:
+    """The figure of the first published study in the guide, as an example."""
+    study = published(reports)[0].study
+    link = f"[{study}]({(reports / study / 'report.md').as_posix()})"
+    figure = (reports / study / "figures" / "strategies.png").as_posix()
+    return (
+        f"![Every strategy of {study}]({figure})\n\nFrom {link}: shaded is the set that nothing beats; use its highest."
+    )
+
+
+def benchmarks(reports: Path) -> str:
+    """Three rows: the same work by Thaw and its peers, seconds of work as medians over rounds."""
+    path = reports / "benchmarks" / "peers.json"
+    measured = json.loads(path.read_text(encoding="utf-8"))
+    rows = []
+    for workload in WORKLOADS:
+        seconds = {
+            name: [
+                row["work_seconds"]
+                for row in measured["results"]
+                if (row["workload"], row["contender"]) == (workload, name)
+            ]
+            for name in CONTENDERS
+        }
+        rows.append((workload, *(f"{statistics.median(found):.0f} s" if found else NONE for found in seconds.values())))
+    table = Table(("Work", "Thaw", *CONTENDERS[1:]), tuple(rows), frozenset(range(1, 5)))
+    machine = f"{measured['machine']['cpu']}, {measured['machine']['cores']} cores"
+    return f"{block(table)}\n\n{machine}; –: not measured. More in [the benchmarks]({(path.parent / 'report.md').as_posix()})."
+
+
+BLOCKS: Mapping[str, Callable[[Path], str]] = {"guide": guide, "report": report, "benchmarks": benchmarks}
 
 
 def renewed(text: str, reports: Path) -> str:
-    """The text with every block of results written anew. Raises TablesError where a study has no tables."""
-
-    def block(match: re.Match[str]) -> str:
-        written = ["\n".join(lines(reports, study)) for study in match["studies"].split()]
-        return f"{match[1]}\n" + "\n\n".join(written) + f"\n\n{match[3]}"
-
-    return BLOCK.sub(block, text)
+    """The text with every block written anew. Raises TablesError where a study has no tables."""
+    for name, write in BLOCKS.items():
+        mark = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end of {name} -->)", re.DOTALL)
+        written = write(reports)
+        text = mark.sub(lambda found, written=written: f"{found[1]}{written}\n{found[2]}", text)  # type: ignore[misc]
+    return text
 
 
 def main() -> None:
     """Renew README.md in this folder."""
     path = Path("README.md")
     try:
-        path.write_text(renewed(path.read_text(encoding="utf-8"), Path("reports")), encoding="utf-8")
+        path.write_text(renewed(path.read_text(encoding="utf-8"), REPORTS), encoding="utf-8", newline="\n")
     except TablesError as error:
         sys.exit(str(error))
 

@@ -19,7 +19,8 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
 
-from analysis.tables import size_name
+from analysis.paired import BATCH_NORM_TRAIN
+from analysis.tables import ALL, size_name
 
 WIDTH = 6.0  # inches: 900 pixels at DPI
 DPI = 150
@@ -37,7 +38,7 @@ LOOKS: Mapping[str, tuple[str, str]] = {
     "norm_only": ("#B8A800", "p"),
     "lda": ("#7B3F6B", "h"),
 }
-OTHERS = (("#666666", "*"), ("#0072B2", "<"), ("#D55E00", ">"), ("#009E73", "d"), ("#CC79A7", "8"), ("#56B4E9", "H"))
+OTHERS = (("#666666", "*"), ("#0072B2", "<"), ("#D55E00", ">"), ("#009E73", "H"), ("#CC79A7", "8"))
 THEME: dict[str, Any] = {
     **sns.axes_style("whitegrid"),
     **sns.plotting_context("paper"),
@@ -66,9 +67,13 @@ THEME: dict[str, Any] = {
 
 
 def looks(names: Sequence[str]) -> dict[str, tuple[str, str]]:
-    """One colour and one marker for each strategy, fixed for the nine defaults."""
-    others = [name for name in names if name not in LOOKS]
-    return {name: LOOKS[name] if name in LOOKS else OTHERS[others.index(name) % len(OTHERS)] for name in names}
+    """A colour and a marker for each strategy, fixed for the nine defaults; with updated BatchNorm a thin diamond."""
+    found = {name: LOOKS[name] for name in names if name in LOOKS}
+    for name in names:
+        if name not in LOOKS and (twin := name.removesuffix(BATCH_NORM_TRAIN)) in LOOKS:
+            found[name] = (LOOKS[twin][0], "d")
+    others = [name for name in names if name not in found]
+    return found | {name: OTHERS[i % len(OTHERS)] for i, name in enumerate(others)}
 
 
 def colours(names: Sequence[str]) -> dict[str, str]:
@@ -96,23 +101,27 @@ def figure(height: float) -> Figure:
 
 @dataclass(frozen=True)
 class Intervals:
-    """Points with intervals, a row a name and a panel a size."""
+    """Points with intervals, a row a name, and a panel a size where there are sizes."""
 
-    data: pd.DataFrame  # per_class, name, value, low, high: NaN where there is no interval
+    data: pd.DataFrame  # name, value, low, high (NaN where there is no interval), and per_class where sizes count
     axis: str  # label of the values
     names: Sequence[str]  # top to bottom
     zero: bool = False  # a line there: values are differences
     shaded: Mapping[int, Sequence[str]] | None = None  # by size, the rows to set off
     filled: pd.Series[bool] | None = None  # which markers are filled; None: all
+    ticks: Mapping[str, float] | None = None  # by name, a value to hold against
+    look: tuple[str, str] | None = None  # colour and marker of every row; None: the strategies' own
 
     def draw(self) -> Figure:
-        sizes = sorted(self.data["per_class"].unique(), key=lambda size: (size == 0, size))
+        sized = "per_class" in self.data
+        data = self.data if sized else self.data.assign(per_class=ALL)
+        sizes = sorted(data["per_class"].unique(), key=lambda size: (size == ALL, size))
         drawing = figure(0.9 + 0.235 * len(self.names))
         panels = drawing.subplots(1, len(sizes), sharey=True, squeeze=False)[0]
         for panel, size in zip(panels, sizes, strict=True):
-            mine = self.data[self.data["per_class"] == size]
+            mine = data[data["per_class"] == size]
             self._panel(panel, mine, (self.shaded or {}).get(int(size), ()))
-            panel.set_title(size_name(int(size)))
+            panel.set_title(size_name(int(size)) if sized else "")
             panel.tick_params(labelleft=panel is panels[0])
         drawing.supxlabel(self.axis, fontsize=8.5)
         return drawing
@@ -126,7 +135,10 @@ class Intervals:
             panel.axhspan(rows[name] - 0.5, rows[name] + 0.5, color="#F1ECDD", linewidth=0, zorder=0)
         if self.zero:
             panel.axvline(0, color=INK, linewidth=0.9, zorder=1)
-        palette, shapes = colours(self.names), markers(self.names)
+        for name, value in (self.ticks or {}).items():
+            panel.plot([value, value], [rows[name] - 0.3, rows[name] + 0.3], color="#E69F00", linewidth=2, zorder=1)
+        look = looks(self.names) if self.look is None else dict.fromkeys(self.names, self.look)
+        palette, shapes = ({name: pair[i] for name, pair in look.items()} for i in (0, 1))
         (
             so.Plot(inside, x="value", y="row", color="name", marker="name", fill="filled")
             .add(so.Range(linewidth=1.6), xmin="low", xmax="high", orient="y", legend=False)
@@ -154,9 +166,10 @@ def _core(rows: pd.DataFrame, zero: bool) -> tuple[float, float]:
     """The range worth showing: of all rows but those that lie so far off that they would flatten the others."""
     ends = rows[["value", "low", "high"]]
     low, high = ends.min(axis=1), ends.max(axis=1)
-    first, last = np.nanpercentile(rows["value"], [25, 75])
-    reach = 4 * max(last - first, float(np.nanmedian(high - low)), 1.0)
-    near = rows["value"].between(first - reach, last + reach)
+    middle = float(rows["value"].median())
+    spread = float((rows["value"] - middle).abs().median())
+    reach = 6 * max(spread, float((high - low).median()), 1.0)
+    near = rows["value"].between(middle - reach, middle + reach)
     left, right = float(low[near].min()), float(high[near].max())
     return (min(left, 0.0), max(right, 0.0)) if zero else (left, right)
 

@@ -2,80 +2,43 @@
 
 from __future__ import annotations
 
-import csv
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
-from zipfile import BadZipFile
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
-from analysis.statistics import MOST_OVERLAP
+from analysis.checks import (
+    ALL,
+    DRIFT_COLUMNS,
+    FINDER_COLUMNS,
+    GROUPS,
+    HISTORY_COLUMNS,
+    KEY,
+    ROLE_FILES,
+    RUN_COLUMNS,
+    SUGGESTION_COLUMNS,
+    TESTED_ROLES,
+    TablesError,
+    check_overlap,
+    check_runs,
+    check_single,
+    check_study,
+    check_subset,
+    read_csv,
+    read_provenance,
+    size_name,
+)
+from analysis.power import MOST_OVERLAP
+from analysis.predictions import Predictions, check_predictions, read_predictions
 
-KEY = ["study", "role", "strategy", "per_class", "lr_scale", "seed"]  # names a cell
-RUN_COLUMNS = [
-    *("study", "role", "dataset", "backbone", "strategy", "per_class", "seed", "lr_scale", "status"),
-    *("train_accuracy", "val_accuracy", "test_accuracy", "balanced_accuracy", "log_loss", "ece"),
-    *("seconds", "trainable_parameters", "total_parameters", "fingerprint"),
-]
-HISTORY_COLUMNS = [*KEY, "phase", "epoch", "split", "metric", "value"]
-DRIFT_COLUMNS = [*KEY, "phase", "group", "weight_distance"]
-FINDER_COLUMNS = ["study", "strategy", "per_class", "seed", "lr_scale", "loss", "smoothed"]
-SUGGESTION_COLUMNS = ["study", "strategy", "per_class", "seed", "steepest", "tenth_of_lowest", "status"]
-GROUPS = ("stem", "stage1", "stage2", "stage3", "stage4", "head")  # input to output
-ALL = 0  # as `per_class`: every image that can be drawn, in natural class shares
-ROLE_FILES = {"final": "runs.csv", "pilot": "tune.csv", "sweep": "sweep.csv", "ablation": "ablations.csv"}
-TESTED_ROLES = ("final", "sweep", "ablation")  # their predictions on test images are kept
-# Runs that differ in one of these must not stand in one table; commits, commands and machines may differ.
-SAME_EVERYWHERE = ("numerics_version", "parameters_sha256", "weights_sha256", "device_kind", "torch", "precision")
-
-_TEXT = {"study", "role", "dataset", "backbone", "strategy", "status", "fingerprint", "split", "metric", "group"}
-_WHOLE = {"per_class", "seed", "phase", "epoch", "trainable_parameters", "total_parameters"}
-_CHOICES = {
-    "status": ("ok", "diverged"),
-    "split": ("train", "train_end", "val"),
-    "metric": ("loss", "accuracy"),
-    "group": GROUPS,
-}
-
+__all__ = ["ALL", "COLUMNS", "GROUPS", "METRICS", "Metric", "Predictions", "Tables", "TablesError", "load", "size_name"]
 
 Metric = Literal["accuracy", "balanced_accuracy"]
 METRICS: Mapping[Metric, str] = {"accuracy": "test accuracy", "balanced_accuracy": "balanced accuracy"}
 COLUMNS: Mapping[Metric, str] = {"accuracy": "test_accuracy", "balanced_accuracy": "balanced_accuracy"}
-
-
-class TablesError(ValueError):
-    """The collected tables contradict themselves; the message names the file, the value and what would be right."""
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """Predicted classes of the test images: one row a run, one column an image."""
-
-    ids: npt.NDArray[np.str_]  # [N]
-    labels: npt.NDArray[np.integer[Any]]  # [N]
-    fingerprints: npt.NDArray[np.str_]  # [M]
-    predicted: npt.NDArray[np.integer[Any]]  # [M, N]
-    classes: tuple[str, ...]
-
-    def by(self, fingerprints: Sequence[str]) -> npt.NDArray[np.integer[Any]]:
-        """The classes that these runs predict: [len(fingerprints), N]."""
-        row = {str(name): i for i, name in enumerate(self.fingerprints)}
-        return self.predicted[np.array([row[name] for name in fingerprints], dtype=np.intp)]
-
-    def correct(self, fingerprints: Sequence[str]) -> npt.NDArray[np.bool_]:
-        """Which test images these runs get right: [len(fingerprints), N]."""
-        return np.asarray(self.by(fingerprints) == self.labels, dtype=np.bool_)
-
-    def accuracies(self, fingerprints: Sequence[str]) -> dict[str, npt.NDArray[np.float64]]:
-        """Both accuracies of these runs, by column: the share of images they get right, and the mean over classes."""
-        correct = self.correct(fingerprints)
-        recalls = [correct[:, self.labels == index].mean(axis=1) for index in np.unique(self.labels)]
-        return {"test_accuracy": correct.mean(axis=1), "balanced_accuracy": np.mean(recalls, axis=0)}
 
 
 @dataclass(frozen=True)
@@ -108,6 +71,11 @@ class Tables:
     def judge_by(self) -> Metric:
         """The accuracy that decides: in the pairs, the set that nothing beats, the answer and the figures."""
         return _judge_by(self.provenance)
+
+    @property
+    def first_edition(self) -> bool:
+        """Whether BatchNorm was updated in every strategy: its `fine_tune` is not the one that the claims speak of."""
+        return any(int(environment["numerics_version"]) == 1 for environment in self.provenance["environments"])
 
     @property
     def tuned(self) -> bool:
@@ -151,28 +119,28 @@ def load(folder: Path) -> Tables:
     unknown, a cell that is there twice or was never declared, predictions that do not belong to the runs, runs that
     do not belong together.
     """
-    provenance = _provenance(folder / "provenance.json")
+    provenance = read_provenance(folder / "provenance.json")
     study = str(provenance["study"])
-    declared = _csv(folder / "declared.csv", KEY)
-    _single(declared, KEY, folder / "declared.csv")
-    _of_study(declared, study, folder / "declared.csv")
+    declared = read_csv(folder / "declared.csv", KEY)
+    check_single(declared, KEY, folder / "declared.csv")
+    check_study(declared, study, folder / "declared.csv")
     tables = {}
     for role, file in ROLE_FILES.items():
-        tables[role] = _csv(folder / file, RUN_COLUMNS)
-        _check_runs(tables[role], role, study, declared, folder / file)
-    history = _csv(folder / "history.csv", HISTORY_COLUMNS)
-    _single(history, [*KEY, "epoch", "split", "metric"], folder / "history.csv")
-    drift = _csv(folder / "drift.csv", DRIFT_COLUMNS)
-    _single(drift, [*KEY, "phase", "group"], folder / "drift.csv")
+        tables[role] = read_csv(folder / file, RUN_COLUMNS)
+        check_runs(tables[role], role, study, declared, folder / file)
+    history = read_csv(folder / "history.csv", HISTORY_COLUMNS)
+    check_single(history, [*KEY, "epoch", "split", "metric"], folder / "history.csv")
+    drift = read_csv(folder / "drift.csv", DRIFT_COLUMNS)
+    check_single(drift, [*KEY, "phase", "group"], folder / "drift.csv")
     # Weights that ran away have no distance: such a row says no more than one that is not there.
     drift = drift[np.isfinite(drift["weight_distance"])].reset_index(drop=True)
     present = pd.concat([table[KEY] for table in tables.values()])
     for frame, file in ((history, "history.csv"), (drift, "drift.csv")):
-        _subset(frame, present, folder / file, "is in none of the tables of runs", "each of its cells has a run")
+        check_subset(frame, present, folder / file, "is in none of the tables of runs", "each of its cells has a run")
     finder, suggestions = _range_tests(folder, study)
-    predictions = _predictions(folder / "predictions.npz")
-    _check_predictions(predictions, tables, provenance, folder)
-    _check_overlap(declared, provenance, folder / "provenance.json")
+    predictions = read_predictions(folder / "predictions.npz")
+    check_predictions(predictions, tables, provenance, folder)
+    check_overlap(declared, provenance, folder / "provenance.json")
     judged = COLUMNS[_judge_by(provenance)]
     for role in TESTED_ROLES:
         # To the last digit, so that rounding in a file never makes a spread where differences are identical.
@@ -201,14 +169,14 @@ def load(folder: Path) -> Tables:
 
 
 def _range_tests(folder: Path, study: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-    finder = _csv(folder / "lr_finder.csv", FINDER_COLUMNS)
-    suggestions = _csv(folder / "lr_suggestions.csv", SUGGESTION_COLUMNS)
+    finder = read_csv(folder / "lr_finder.csv", FINDER_COLUMNS)
+    suggestions = read_csv(folder / "lr_suggestions.csv", SUGGESTION_COLUMNS)
     key = ["strategy", "per_class", "seed"]
     for frame, file, columns in (
         (finder, "lr_finder.csv", [*key, "lr_scale"]),
         (suggestions, "lr_suggestions.csv", key),
     ):
-        _of_study(frame, study, folder / file)
+        check_study(frame, study, folder / file)
         doubled = frame[frame.duplicated(columns)]
         if len(doubled):
             where = ", ".join(f"{name} {doubled.iloc[0][name]}" for name in columns)
@@ -216,70 +184,6 @@ def _range_tests(folder: Path, study: str) -> tuple[pd.DataFrame, pd.DataFrame]:
     if set(map(tuple, finder[key].to_numpy())) - set(map(tuple, suggestions[key].to_numpy())):
         raise TablesError(f"{folder}: lr_finder.csv has tests that are not in lr_suggestions.csv; run `dvc repro`")
     return finder, suggestions
-
-
-def mixed(environments: Sequence[dict[str, Any]]) -> dict[str, list[str]]:
-    """The fields that must be the same in every environment and are not, with their values.
-
-    Cells that start from random weights carry no weight checksum; that alone is not a mix.
-    """
-    found = {}
-    for field in SAME_EVERYWHERE:
-        values = sorted({str(environment.get(field, "")) for environment in environments} - {""})
-        if len(values) > 1:
-            found[field] = values
-    return found
-
-
-def _csv(path: Path, columns: list[str]) -> pd.DataFrame:
-    """One table with exactly these columns in any order, typed and sorted; raises TablesError."""
-    if not path.is_file():
-        raise TablesError(f"{path} does not exist; stage collect writes it: run `dvc repro`")
-    with path.open(newline="", encoding="utf-8") as lines:
-        header = next(csv.reader(lines), [])
-    if sorted(header) != sorted(columns):
-        unknown = [name for name in header if name not in columns]
-        absent = [name for name in columns if name not in header]
-        problem = "; ".join(
-            [f"unknown column {name!r}" for name in unknown] + [f"no column {name!r}" for name in absent]
-        )
-        raise TablesError(f"{path}: {problem or 'a column is there twice'}; the columns are {', '.join(columns)}")
-    raw = pd.read_csv(path, dtype=str, keep_default_na=False)
-    frame = pd.DataFrame({name: _column(raw[name], name, path) for name in columns})
-    keys = [name for name in columns if name in {*KEY, "phase", "epoch", "split", "metric", "group"}]
-    return frame.sort_values(keys, kind="stable").reset_index(drop=True)
-
-
-def _column(text: pd.Series[str], name: str, path: Path) -> pd.Series[Any]:
-    """One column as text, whole numbers or floats (blank and `nan` are NaN); raises TablesError at the first misfit."""
-    if name in _TEXT:
-        choices = _CHOICES.get(name)
-        wrong = text[~text.isin(choices)] if choices else text[text == ""]
-        if len(wrong):
-            right = f"one of {', '.join(choices)}" if choices else "filled"
-            raise TablesError(f"{path}, line {_line(wrong)}: {name} is {wrong.iloc[0]!r}, and should be {right}")
-        return text.astype(object)
-    numbers = pd.to_numeric(text.where(text.str.lower() != "nan", ""), errors="coerce")
-    wrong = text[numbers.isna() & ~text.str.lower().isin(["", "nan"])]
-    if len(wrong):
-        raise TablesError(f"{path}, line {_line(wrong)}: {name} is {wrong.iloc[0]!r}, and should be a number")
-    if name in _WHOLE:
-        wrong = text[numbers.isna() | (numbers % 1 != 0) | (numbers < 0)]
-        if len(wrong):
-            raise TablesError(f"{path}, line {_line(wrong)}: {name} is {wrong.iloc[0]!r}, and should be a whole number")
-        return numbers.astype("int64")
-    if name.endswith("accuracy"):
-        wrong = text[(numbers < 0) | (numbers > 1)]
-        if len(wrong):
-            raise TablesError(
-                f"{path}, line {_line(wrong)}: {name} is {wrong.iloc[0]}, and should be a fraction from 0 to 1"
-            )
-    return numbers.astype("float64")
-
-
-def _line(rows: pd.Series[str]) -> int:
-    """The line of a file that the first of these rows stands on, the header being line 1."""
-    return int(rows.index[0]) + 2
 
 
 def used_scale(provenance: Mapping[str, Any], per_class: int, strategy: str) -> float:
@@ -293,176 +197,6 @@ def group_rates(rates: Mapping[str, float]) -> dict[str, float]:
     return {group: rates[group if group in rates else "all"] for group in GROUPS if group in rates or "all" in rates}
 
 
-def size_name(per_class: int) -> str:
-    """`100 images a class`, or `all training images`."""
-    if per_class == ALL:
-        return "all training images"
-    return f"{per_class:,} image{'' if per_class == 1 else 's'} a class"
-
-
-def _name(cell: pd.Series[Any]) -> str:
-    return (
-        f"{cell['role']} {cell['strategy']}, {size_name(cell['per_class'])}, lr_scale {cell['lr_scale']:g}, "
-        f"seed {cell['seed']}"
-    )
-
-
-def _single(frame: pd.DataFrame, columns: list[str], path: Path) -> None:
-    doubled = frame[frame.duplicated(columns)]
-    if len(doubled):
-        extra = [f"{name} {doubled.iloc[0][name]}" for name in columns if name not in KEY]
-        where = ", ".join([_name(doubled.iloc[0]), *extra])
-        raise TablesError(f"{path} holds this more than once: {where}; each may stand there once")
-
-
-def _of_study(frame: pd.DataFrame, study: str, path: Path) -> None:
-    others = sorted(set(frame["study"]) - {study})
-    if others:
-        raise TablesError(f"{path}: study is {others[0]!r}, and should be {study!r}, as in provenance.json")
-
-
-def _subset(frame: pd.DataFrame, whole: pd.DataFrame, path: Path, problem: str, right: str) -> None:
-    """Raises TablesError where a cell of `frame` is not in `whole`."""
-    merged = frame[KEY].drop_duplicates().merge(whole, on=KEY, how="left", indicator=True)
-    stray = merged[merged["_merge"] == "left_only"]
-    if len(stray):
-        raise TablesError(f"{path}: {_name(stray.iloc[0])} {problem}; it would be right if {right}")
-
-
-def _check_runs(runs: pd.DataFrame, role: str, study: str, declared: pd.DataFrame, path: Path) -> None:
-    _of_study(runs, study, path)
-    strangers = sorted(set(runs["role"]) - {role})
-    if strangers:
-        raise TablesError(f"{path}: role is {strangers[0]!r}, and should be {role!r}")
-    _single(runs, KEY, path)
-    _subset(runs, declared[KEY], path, "is not in declared.csv", "the study declared it: run `dvc repro`")
-    # Two names for one training are no mistake; two seeds of one name that train the same are.
-    twice = runs[runs.duplicated(["fingerprint", "strategy", "per_class", "lr_scale"])]
-    if len(twice):
-        raise TablesError(
-            f"{path}: {_name(twice.iloc[0])} has the fingerprint of another seed; every seed should have its own"
-        )
-    needed = "test_accuracy" if role in TESTED_ROLES else "val_accuracy"
-    blank = runs[runs[needed].isna()]
-    if len(blank):
-        raise TablesError(f"{path}: {_name(blank.iloc[0])} has no {needed}; every run of this table should")
-
-
-def _predictions(path: Path) -> Predictions:
-    if not path.is_file():
-        raise TablesError(f"{path} does not exist; stage collect writes it: run `dvc repro`")
-    names = ("ids", "labels", "fingerprints", "predicted", "classes")
-    try:
-        with np.load(path, allow_pickle=False) as packed:
-            arrays = {name: packed[name] for name in packed.files}
-    except (BadZipFile, OSError, EOFError, ValueError) as error:
-        raise TablesError(f"{path} cannot be read ({error}); stage collect writes it: run `dvc repro`") from error
-    absent = [name for name in names if name not in arrays]
-    if absent:
-        raise TablesError(f"{path} has no array {absent[0]!r}; it should hold {', '.join(names)}")
-    return Predictions(
-        ids=arrays["ids"],
-        labels=arrays["labels"],
-        fingerprints=arrays["fingerprints"],
-        predicted=arrays["predicted"],
-        classes=tuple(str(name) for name in arrays["classes"]),
-    )
-
-
-def _check_predictions(
-    predictions: Predictions, tables: dict[str, pd.DataFrame], provenance: dict[str, Any], folder: Path
-) -> None:
-    path = folder / "predictions.npz"
-    images = len(predictions.ids)
-    if predictions.labels.shape != (images,):
-        raise TablesError(f"{path} has {len(predictions.labels)} labels for {images} ids; there should be one an id")
-    if len(set(predictions.ids.tolist())) != images:
-        raise TablesError(f"{path} holds a test image twice; every id should stand there once")
-    shape = (len(predictions.fingerprints), images)
-    if predictions.predicted.shape != shape:
-        raise TablesError(
-            f"{path}: predicted has the shape {predictions.predicted.shape}, and should have {shape}: "
-            "a row a fingerprint, a column an id"
-        )
-    first = {str(name): i for i, name in reversed(list(enumerate(predictions.fingerprints)))}
-    for name, row in zip(predictions.fingerprints, predictions.predicted, strict=True):
-        if not np.array_equal(row, predictions.predicted[first[str(name)]]):
-            raise TablesError(f"{path} has two different rows for fingerprint {name}; a run predicts once")
-    dataset = provenance["dataset"]
-    if list(predictions.classes) != list(dataset["classes"]):
-        raise TablesError(
-            f"{path}: the classes are {', '.join(predictions.classes)}, and should be "
-            f"{', '.join(dataset['classes'])}, as in provenance.json"
-        )
-    highest = max((int(a.max()) for a in (predictions.labels, predictions.predicted) if a.size), default=0)
-    if highest >= len(predictions.classes):
-        raise TablesError(f"{path}: class {highest} is used, and there are {len(predictions.classes)} classes from 0")
-    counts = np.bincount(predictions.labels, minlength=len(predictions.classes)).tolist()
-    if images != dataset["test_images"] or counts != list(dataset["test_class_counts"]):
-        raise TablesError(
-            f"{path} has {images} test images ({counts} by class); provenance.json has {dataset['test_images']} "
-            f"({dataset['test_class_counts']}): they should be the same"
-        )
-    known = set(predictions.fingerprints.tolist())
-    tested = pd.concat([tables[role].assign(file=ROLE_FILES[role]) for role in TESTED_ROLES])
-    strange = sorted(known - set(tested["fingerprint"]))
-    if strange:
-        raise TablesError(f"{path}: no run has the fingerprint {strange[0]}; every row should belong to a run")
-    for _, run in tested.iterrows():
-        if run["fingerprint"] not in known:
-            raise TablesError(f"{path} has no predictions of {_name(run)} ({run['file']}); every run should have some")
-    if tested.empty:
-        return
-    # Less than half an image: one in a balanced accuracy counts least where its class is largest.
-    least = {"test_accuracy": 1 / images, "balanced_accuracy": 1 / (np.count_nonzero(counts) * max(counts))}
-    for column, exact in predictions.accuracies(tested["fingerprint"].tolist()).items():
-        apart = np.abs(exact - tested[column].to_numpy()) > 0.5 * least[column]
-        if apart.any():
-            worst = int(np.argmax(apart))
-            run = tested.iloc[worst]
-            raise TablesError(
-                f"{folder / run['file']}: {_name(run)} has {column} {run[column]:g}, and "
-                f"predictions.npz gives {exact[worst]:.6g}: they should be the same"
-            )
-
-
 def _judge_by(provenance: Mapping[str, Any]) -> Metric:
     """The first edition judged all studies by plain accuracy."""
     return "balanced_accuracy" if provenance["parameters"].get("judge_by") == "balanced_accuracy" else "accuracy"
-
-
-def _check_overlap(declared: pd.DataFrame, provenance: Mapping[str, Any], path: Path) -> None:
-    known = provenance["dataset"].get("overlap", {})
-    for size in sorted(set(declared["per_class"]) - {ALL}):
-        if str(size) not in known:
-            raise TablesError(
-                f"{path}: dataset.overlap has no size {size}; it should hold, for every size, the share of images that "
-                "two draws have in common, as no interval is right without it"
-            )
-
-
-def _provenance(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise TablesError(f"{path} does not exist; stage collect writes it: run `dvc repro`")
-    try:
-        provenance = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise TablesError(f"{path} is no JSON ({error}); stage collect writes it: run `dvc repro`") from error
-    if not isinstance(provenance, dict):
-        raise TablesError(f"{path} holds no object; stage collect writes it: run `dvc repro`")
-    needed = ("study", "parameters", "dataset", "backbone", "environments", "started", "finished", "training_seconds")
-    for name in needed:
-        if name not in provenance:
-            raise TablesError(f"{path} has no {name!r}; it should have {', '.join(needed)}")
-    for environment in provenance["environments"]:
-        for field in (*SAME_EVERYWHERE[:-1], "commit", "command", "cells"):  # the first edition had one precision
-            if field not in environment:
-                raise TablesError(f"{path}: an environment has no {field!r}; every one should")
-    found = mixed(provenance["environments"])
-    if found:
-        field, values = next(iter(found.items()))
-        raise TablesError(
-            f"{path}: the runs differ in {field} ({' and '.join(values)}), and should share one; run `dvc repro`, "
-            "which trains again what is out of date"
-        )
-    return provenance

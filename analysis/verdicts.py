@@ -10,15 +10,8 @@ from typing import Any
 import pandas as pd
 
 from analysis.claims import METRICS, Claim, Family, Part, Runs
-from analysis.statistics import (
-    ALPHA,
-    POWER,
-    Paired,
-    equivalence,
-    paired_difference,
-    seeds_needed,
-    smallest_detectable,
-)
+from analysis.power import ALPHA, POWER, seeds_needed, smallest_detectable
+from analysis.statistics import Paired, equivalence, paired_difference
 from analysis.tables import ALL, Tables, size_name, used_scale
 from analysis.tables import METRICS as ACCURACIES
 
@@ -100,7 +93,7 @@ def _verdict(claim: Claim, tested: Sequence[_Tested], family_size: int) -> tuple
     few = f"; exploratory, as {k} seeds are fewer than {SETTLED_SEEDS}" if k < SETTLED_SEEDS else ""
     if claim.family == "exploratory" and not few:
         few = "; exploratory"
-    shown = "; ".join(_shown(claim.per_class, part) for part in tested)
+    shown = "; ".join(_shown(claim.per_class, part, part is tested[0]) for part in tested)
     if k < FEWEST_SEEDS:
         reason = f"{shown}; {k} seeds are too few for a verdict{flags}"
         return "open", reason, f"{FEWEST_SEEDS} seeds at least", None
@@ -144,16 +137,17 @@ def _why_refuted(tested: _Tested) -> str:
     return "the opposite holds" if pair.high < 0 else "the effect stays under the margin"
 
 
-def _shown(per_class: int, tested: _Tested) -> str:
+def _shown(per_class: int, tested: _Tested, first: bool) -> str:
+    """What was compared; its numbers too where they do not stand in the entry itself."""
     part, pair = tested.part, tested.paired
     assert pair is not None
     change = f", less the same at {part.minus_at} a class" if part.minus_at is not None else ""
+    said = f"{part.better} minus {part.worse} with {size_name(per_class)}{change}, {tested.unit}, {pair.k} seeds"
+    if first:
+        return said + tested.halves
     margin = f"{'±' if part.kind == 'within' else ''}{part.margin:g}".replace("-", "−")
-    return (
-        f"{part.better} minus {part.worse} with {size_name(per_class)}{change}: {_signed(pair.difference)} "
-        f"[{_signed(pair.low)}, {_signed(pair.high)}] "
-        f"{tested.unit} over {pair.k} seeds, margin {margin}{tested.halves}"
-    )
+    numbers = f"{_signed(pair.difference)} [{_signed(pair.low)}, {_signed(pair.high)}], margin {margin}"
+    return f"{said}: {numbers}{tested.halves}"
 
 
 def _signed(value: float) -> str:

@@ -60,6 +60,7 @@ STRATEGIES: dict[str, list[tuple[float, dict[str, float]]]] = {
     "norm_only": [(1, dict.fromkeys(GROUPS, 1.0e-3))],
     "lda": [],  # a head in closed form
     "fine_tune_batch_norm_train": [(1, ALL)],
+    "last_block_batch_norm_train": [(1, LAST)],
     "nearest_mean": [],
 }
 SECONDS = {"scratch": 21.0, "feature_extraction": 2.0, "last_block": 6.5}  # the others: 20
@@ -91,7 +92,7 @@ class Plan:
     diverged: Sequence[tuple[str, int]] = ()  # (strategy, seed) of final runs
     flat: Sequence[str] = ()  # final strategies that answer the largest class, whatever they see
     not_default: Sequence[str] = ()  # final strategies
-    judge_by: str | None = None  # None: as in the first edition, which did not say
+    judge_by: str = "accuracy"
     overlap: float = 0.0  # of the draws of every size but all images
     missing: Sequence[tuple[str, int]] = ()  # (strategy, seed): declared and not run
     sweep: Mapping[str, Sequence[float]] = field(default_factory=dict)  # strategy -> lr_scales
@@ -324,7 +325,7 @@ class _Writer:
                 "strategies": strategies,
                 "lr_scales": {str(size): dict.fromkeys(plan.strategies, 1.0) for size in plan.per_class},
                 "precision": "float32",
-                **({} if plan.judge_by is None else {"judge_by": plan.judge_by}),
+                "judge_by": plan.judge_by,
                 "tuning_images": dict(plan.tuning_images),
             },
             "dataset": {

@@ -12,9 +12,9 @@ from scipy import stats
 from statsmodels.stats.weightstats import ttost_paired
 
 from analysis import tables
-from analysis.claims import Claim, ClaimsError, Described, Part, Runs, judge, load_claims
-from analysis.ledger import ledger
+from analysis.claims import Claim, ClaimsError, Described, Part, Runs, load_claims
 from analysis.tables import Tables
+from analysis.verdicts import judge
 from tests.analysis.conftest import Plan, write_tables
 
 FIELDS = {
@@ -82,7 +82,6 @@ def test_the_opposite_of_a_rule_refutes_it_and_so_does_an_effect_under_the_margi
     behind = only([claim("feature_extraction", "fine_tune", margin=-1)], given)
     assert behind["verdict"] == "refuted"
     assert behind["reason"].startswith("it falls behind by more than the 1 that the rule allows: ")
-    assert "margin −1" in behind["reason"]
 
 
 def test_fewer_than_five_seeds_leave_every_claim_open_and_five_are_exploratory(tmp_path: Path) -> None:
@@ -136,7 +135,7 @@ def test_the_judged_metric_is_the_accuracy_of_the_study(tmp_path: Path) -> None:
         entry = only([claim("fine_tune", "feature_extraction", metric="judged")], given)
         wide = given.runs.pivot_table(index="seed", columns="strategy", values=column) * 100
         assert entry["effect"] == pytest.approx((wide["fine_tune"] - wide["feature_extraction"]).mean())
-        assert f"points of {column.replace('_', ' ')} over 10 seeds" in entry["reason"]
+        assert f"points of {column.replace('_', ' ')}, 10 seeds" in entry["reason"]
 
 
 def test_overlapping_draws_widen_intervals_and_raise_p_and_the_seeds_that_are_needed(tmp_path: Path) -> None:
@@ -187,7 +186,6 @@ def test_no_difference_is_a_claim_that_two_one_sided_tests_support_and_a_two_sid
     wide = alike.runs.pivot_table(index="seed", columns="strategy", values="test_accuracy") * 100
     expected = ttost_paired(wide["fine_tune"], wide["feature_extraction"], -2.0, 2.0)[0]
     assert (shown["verdict"], shown["p_adjusted"]) == ("supported", pytest.approx(expected))
-    assert "margin ±2" in shown["reason"]
     refuted = within(2.0, apart)
     wide = apart.runs.pivot_table(index="seed", columns="strategy", values="test_accuracy") * 100
     expected = stats.ttest_1samp(wide["fine_tune"] - wide["feature_extraction"], 2.0).pvalue
@@ -307,7 +305,9 @@ def test_the_ledger_holds_the_textbooks_rules_with_at_most_eight_primary_ones() 
     claims = load_claims()
     primary = [entry for entry in claims if entry.family == "claims"]
     assert 1 <= len(primary) <= 8
-    assert all(entry.study == "cifar10" for entry in primary)
+    # Data that no run had seen when they were written.
+    assert {entry.study for entry in primary} <= {"tomato", "xray", "eurosat"}
+    assert all(part.metric == "judged" for entry in primary for part in entry.parts)
     assert len({entry.id for entry in claims}) == len(claims) >= 20
     assert all(entry.rule.endswith(".") and entry.source for entry in claims)
 
@@ -373,13 +373,6 @@ def test_a_gap_says_what_training_and_test_accuracy_have_to_do_with_it(tmp_path:
 def test_the_unit_of_drift_says_whose_starting_length(tmp_path: Path) -> None:
     given = frames(tmp_path, planted(3, sweep={"fine_tune_one_rate": (100.0, 1.0)}, sweep_seeds=TEN))
     groups = claim(Runs("fine_tune", group="stage4"), Runs("fine_tune", group="stem"), 0.0, metric="drift")
-    assert "percent of a group's starting length over 10 seeds" in only([groups], given)["reason"]
+    assert "percent of a group's starting length, 10 seeds" in only([groups], given)["reason"]
     rates = claim(Runs("fine_tune_one_rate", 100.0), Runs("fine_tune_one_rate", 1.0), 0.0, metric="drift")
-    assert "starting length, on average over the backbone's groups over 10 seeds" in only([rates], given)["reason"]
-
-
-def test_what_had_been_seen_when_a_rule_was_written_stands_beside_its_verdict(tmp_path: Path) -> None:
-    seen = claim("fine_tune", "feature_extraction", known="written when fine_tune had been published")
-    shown = ledger(judge([seen], frames(tmp_path, planted(8))), [seen], "quick").parts[0]
-    assert shown.table.rows[0][-1].endswith("Written when fine_tune had been published.")
-    assert shown.words.startswith("1 supported, 0 refuted, 0 open. ")
+    assert "starting length, on average over the backbone's groups, 10 seeds" in only([rates], given)["reason"]

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pytest
 from scipy import stats
 
+from analysis import power as p
 from analysis import statistics as s
 
 REPETITIONS = 1000
@@ -158,7 +159,7 @@ def test_with_the_factor_of_overlapping_draws_the_test_keeps_its_level_and_witho
     assert (stats.ttest_1samp(d, 0, axis=1).pvalue < 0.05).mean() > uncorrected
     # Power: the effect that is said to be found four times in five is, on average over the spreads seen.
     sd = np.sqrt(np.mean([pair.sd**2 for pair in found]))
-    effect = s.smallest_detectable(SEEDS, float(sd), overlap=rho)
+    effect = p.smallest_detectable(SEEDS, float(sd), overlap=rho)
     hits = [s.paired_difference(np.zeros(SEEDS), x + effect, overlap=rho).p < 0.05 for x in d[:800]]
     assert np.mean(hits) == pytest.approx(0.8, abs=0.06)
 

@@ -13,6 +13,7 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.weightstats import ttost_paired
 
+from analysis import power as p
 from analysis import statistics as s
 
 A = np.array([70.0, 71.5, 69.0, 72.0, 70.5])
@@ -68,7 +69,7 @@ def test_swapping_flips_the_sign_and_adding_a_constant_changes_nothing(
     lambda: s.crossed_interval(np.ones((3, 4), bool), np.zeros((3, 4), bool)),
     lambda: s.paired_difference(A, B, overlap=0.51),
     lambda: s.equivalence(B - A, 1, overlap=0.6),
-    lambda: s.seeds_needed(1.0, 1.0, overlap=1.0),
+    lambda: p.seeds_needed(1.0, 1.0, overlap=1.0),
 ])  # fmt: skip
 def test_what_cannot_be_tested_is_refused(broken: Callable[[], object]) -> None:
     with pytest.raises(ValueError, match=r"\w"):
@@ -89,15 +90,15 @@ def test_equivalence_is_two_one_sided_tests() -> None:
 
 @pytest.mark.parametrize(("k", "expected"), [(3, 3.3), (5, 1.7), (10, 1.0), (20, 0.66)])
 def test_the_smallest_detectable_effect_is_the_protocols(k: int, expected: float) -> None:
-    assert s.smallest_detectable(k, 1.0) == pytest.approx(expected, rel=0.04)
-    assert s.power(k, s.smallest_detectable(k, 1.0)) == pytest.approx(0.8, abs=1e-3)
+    assert p.smallest_detectable(k, 1.0) == pytest.approx(expected, rel=0.04)
+    assert p.power(k, p.smallest_detectable(k, 1.0)) == pytest.approx(0.8, abs=1e-3)
 
 
 def test_overlap_stretches_deviations_from_the_mean_and_leaves_the_mean_and_the_effect_size() -> None:
     rho, k = 0.2, len(A)
     plain, held = s.paired_difference(A, B), s.paired_difference(A, B, margin=0.5, overlap=rho)
     factor = (1 + (k - 1) * rho) / (1 - rho)
-    assert held.factor == s.overlap_factor(k, rho) == pytest.approx(factor)
+    assert held.factor == p.overlap_factor(k, rho) == pytest.approx(factor)
     assert (held.difference, held.d_z, held.sd) == (plain.difference, plain.d_z, plain.sd)
     assert held.high - held.low == pytest.approx((plain.high - plain.low) * math.sqrt(factor))
     error = math.sqrt(factor) * plain.sd / math.sqrt(k)
@@ -112,30 +113,30 @@ def test_overlap_stretches_deviations_from_the_mean_and_leaves_the_mean_and_the_
 
 def test_more_seeds_of_one_pool_say_less_that_is_new_and_at_some_effect_none_are_enough() -> None:
     def power(k: int) -> float:
-        return s.power(k, 2.0 / math.sqrt(s.overlap_factor(k, 0.2)))
+        return p.power(k, 2.0 / math.sqrt(p.overlap_factor(k, 0.2)))
 
-    needed = s.seeds_needed(2.0, 1.0, overlap=0.2)
-    alone = s.seeds_needed(2.0, 1.0)
+    needed = p.seeds_needed(2.0, 1.0, overlap=0.2)
+    alone = p.seeds_needed(2.0, 1.0)
     assert needed is not None
     assert alone is not None
     assert power(needed) >= 0.8 > power(needed - 1)
     assert needed > alone
     # Endless seeds leave an SD of sqrt(.2 / .8) = .5: an effect of 1.4 of those is found half of the time at most.
-    assert s.seeds_needed(0.7, 1.0, overlap=0.2) is None
-    assert s.seeds_needed(0.7, 1.0) is not None
+    assert p.seeds_needed(0.7, 1.0, overlap=0.2) is None
+    assert p.seeds_needed(0.7, 1.0) is not None
 
 
 def test_power_is_what_a_simulation_finds() -> None:
     d = np.random.default_rng(0).normal(1.0, 1.0, (20_000, 8))
     found = (stats.ttest_1samp(d, 0, axis=1).pvalue < 0.05).mean()
-    assert s.power(8, 1.0) == pytest.approx(found, abs=0.01)
+    assert p.power(8, 1.0) == pytest.approx(found, abs=0.01)
 
 
 def test_seeds_needed_is_the_first_count_that_reaches_the_power() -> None:
-    needed = s.seeds_needed(1.0, 1.0)
+    needed = p.seeds_needed(1.0, 1.0)
     assert needed is not None
-    assert s.power(needed, 1.0) >= 0.8 > s.power(needed - 1, 1.0)
-    assert s.seeds_needed(1e-6, 1.0) is None
+    assert p.power(needed, 1.0) >= 0.8 > p.power(needed - 1, 1.0)
+    assert p.seeds_needed(1e-6, 1.0) is None
 
 
 def test_the_crossed_interval_is_its_formula_written_out() -> None:

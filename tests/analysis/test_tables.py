@@ -12,7 +12,8 @@ import numpy.typing as npt
 import pandas as pd
 import pytest
 
-from analysis.tables import RUN_COLUMNS, TablesError, load
+from analysis.checks import RUN_COLUMNS
+from analysis.tables import TablesError, load
 from tests.analysis.conftest import Plan, write_tables
 
 SMALL = Plan(

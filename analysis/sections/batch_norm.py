@@ -1,0 +1,70 @@
+"""BatchNorm frozen or updated: what freezing gains, for every strategy that ran both ways."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import pandas as pd
+
+from analysis.comparison import Comparison
+from analysis.markdown import Picture, Section, counted, signed, with_interval
+from analysis.paired import BATCH_NORM_TRAIN
+from analysis.power import ALPHA
+from analysis.style import Intervals
+from analysis.tables import size_name
+
+
+@cache
+def gains(study: Comparison) -> pd.DataFrame:
+    """Frozen minus updated BatchNorm in points: per_class, strategy, k, difference, low, high, p_holm."""
+    rows = [
+        {**found, "strategy": name}
+        for size in study.sizes
+        for name in study.ran(size)
+        if (found := study.gain(size, name, name + BATCH_NORM_TRAIN))
+    ]
+    columns = ["per_class", "strategy", "k", "difference", "low", "high", "p_holm"]
+    return pd.DataFrame(rows, columns=columns).dropna(subset="difference")
+
+
+def section(study: Comparison) -> Section | None:
+    """One sentence a size, and a figure where several strategies ran both ways."""
+    found = gains(study)
+    if found.empty:
+        return None
+    body: list[str | Picture] = []
+    names = [name for name in study.names if name in set(found["strategy"])]
+    if len(names) > 1:
+        renamed = {"strategy": "name", "difference": "value"}
+        told = found["p_holm"] < ALPHA
+        body.append(
+            Picture(
+                "batch_norm",
+                "What frozen BatchNorm gains over updated BatchNorm, by strategy and size",
+                f"Frozen minus updated BatchNorm, points of {study.metric}, paired by seed with 95% intervals. "
+                "Filled: told apart (corrected).",
+                found,
+                lambda: Intervals(
+                    found.rename(columns=renamed), f"points of {study.metric}", names, zero=True, filled=told
+                ).draw(),
+            )
+        )
+    body.append(" ".join(_sentence(size_name(size), found[found["per_class"] == size]) for size in study.sizes))
+    return Section("BatchNorm: frozen or updated?", tuple(body))
+
+
+def _sentence(where: str, found: pd.DataFrame) -> str:
+    if found.empty:
+        return ""
+    if len(found) == 1:
+        row = found.iloc[0]
+        told = "" if row["p_holm"] < ALPHA else ", which these seeds can't tell from none"
+        gain = with_interval(row["difference"], row["low"], row["high"])
+        return f"With {where}, frozen BatchNorm gives `{row['strategy']}` {gain} points{told}."
+    better = int(((found["difference"] > 0) & (found["p_holm"] < ALPHA)).sum())
+    worse = int(((found["difference"] < 0) & (found["p_holm"] < ALPHA)).sum())
+    lost = f", worse for {worse}" if worse else ""
+    return (
+        f"With {where}, frozen is better for {better} of {counted(len(found), 'strategy').replace('ys', 'ies')}{lost} "
+        f"({signed(found['difference'].min())} to {signed(found['difference'].max())} points)."
+    )

@@ -1,0 +1,94 @@
+"""How good every strategy is at every size, and what it costs."""
+
+from __future__ import annotations
+
+from matplotlib.figure import Figure
+
+from analysis.comparison import Comparison
+from analysis.markdown import NONE, Picture, Section, Table, bracket, number, seconds, share, signed
+from analysis.style import Intervals
+from analysis.tables import ALL, METRICS
+
+
+def section(study: Comparison) -> Section:
+    """One figure and one table of all strategies, best first at the largest size."""
+    names = _order(study)
+    words = f"{study.metric}, mean over seeds with 95% interval"
+    columns = ["per_class", "strategy", "k", "judged", "judged_low", "judged_high"]
+    picture = Picture(
+        "strategies",
+        f"{study.metric.capitalize()} of every strategy",
+        f"Every strategy: {words}; shaded: the set that nothing beats; ◂: below what is shown.",
+        study.strategies[columns],
+        lambda: _draw(study, names),
+    )
+    return Section("Strategies", (picture, table(study, names), _reading(study)))
+
+
+def _order(study: Comparison) -> list[str]:
+    """Best first at the largest size; those that did not run there behind."""
+    found = study.ran(study.sizes[-1])
+    return found + [name for name in study.names if name not in found]
+
+
+def _draw(study: Comparison, names: list[str]) -> Figure:
+    renamed = {"strategy": "name", "judged": "value", "judged_low": "low", "judged_high": "high"}
+    shaded = {size.per_class: size.advised for size in study.unbeaten}
+    return Intervals(study.strategies.rename(columns=renamed), f"{study.metric}, %", names, shaded=shaded).draw()
+
+
+def table(study: Comparison, names: list[str]) -> Table:
+    """The same in numbers, with seconds and what learns; the set that nothing beats in bold."""
+    advised = {size.per_class: set(size.advised) for size in study.unbeaten}
+    rows = []
+    for name in names:
+        sizes = [size for size in study.sizes if name in study.ran(size)]
+        found = {size: study.of(size, name) for size in sizes}
+        cells = [_accuracy(found[size], name in advised[size]) if size in found else NONE for size in study.sizes]
+        times = " / ".join(seconds(found[size]["seconds"]) if size in found else NONE for size in study.sizes)
+        last = found[sizes[-1]]
+        learns = share(last["trainable_parameters"], last["total_parameters"])
+        rows.append((f"**{name}**" if name in advised[study.sizes[-1]] else name, *cells, times, learns))
+    heads = ["all images" if size == ALL else f"{size:,} a class" for size in study.sizes]
+    header = ("Strategy", *heads, "A run", "Learns")
+    return Table(header, tuple(rows), frozenset(range(1, len(header))))
+
+
+def _accuracy(row: dict[str, float], bold: bool) -> str:
+    mean = f"**{number(row['judged'])}**" if bold else number(row["judged"])
+    half = (row["judged_high"] - row["judged_low"]) / 2
+    failed = f" ({row['diverged']} diverged)" if row["diverged"] else ""
+    return (f"{mean} ±{number(half)}" if half == half else mean) + failed
+
+
+def _reading(study: Comparison) -> str:
+    other = "" if not study.uneven else f" Always answering the largest class gets {number(study.baseline)}%."
+    return (
+        f"{study.metric.capitalize()} in percent ± half its 95% interval. Bold: the set that nothing beats.{other} "
+        "What each strategy does: [details](details.md#what-each-strategy-is)."
+    )
+
+
+def details(study: Comparison) -> Section:
+    """What the first page leaves out of each strategy: the other accuracy, training, probabilities, time."""
+    header = [
+        "Strategy",
+        "Images a class",
+        "Seeds",
+        study.metric.capitalize(),
+        METRICS[study.other_metric].capitalize(),
+    ]
+    header += ["Training", "Gap", "Log loss", "Calibration", "A run", "Learns", "Diverged"]
+    rows = []
+    for row in study.strategies.to_dict("records"):
+        mean = f"{number(row['judged'])} {bracket(row['judged_low'], row['judged_high'], number)}".rstrip()
+        cells = [f"`{row['strategy']}`", "all" if row["per_class"] == ALL else f"{row['per_class']:,}", str(row["k"])]
+        cells += [mean, number(row[study.other_column]), number(row["train_accuracy"]), signed(row["gap"])]
+        cells += [number(row["log_loss"], 2), number(row["ece"]), seconds(row["seconds"])]
+        cells += [f"{row['trainable_parameters']:,}", str(row["diverged"])]
+        rows.append(tuple(cells))
+    words = (
+        "Means over seeds; accuracies in percent, gap (training minus test) and calibration error (15 bins) in points, "
+        "log loss in nats, median time of a run, parameters that learn."
+    )
+    return Section("Every strategy", (Table(tuple(header), tuple(rows), frozenset(range(1, 12))), words))

@@ -1,0 +1,124 @@
+"""Before you trust this: the few lines a reader must know, chosen by rule from what applies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import islice
+
+from analysis.comparison import CITABLE_FROM, Comparison, one_class
+from analysis.markdown import Section, counted, listed, number, sentence, shown, with_interval
+from analysis.sections import ablations, sweep
+from analysis.tables import ALL, size_name
+
+MOST = 5
+FEW_JUDGED = 200  # images on which a rate was chosen; below, the luck of that choice is worth a line
+MUCH_OVERLAP = 0.05  # of the images of two draws; above, intervals are visibly wider for it
+
+
+def section(study: Comparison) -> Section:
+    """At most five lines."""
+    return Section("Before you trust this", ("\n".join(f"- {line}" for line in lines(study)),))
+
+
+def lines(study: Comparison) -> list[str]:
+    """What applies, weightiest first."""
+    found = (line for rule in _RULES for line in rule(study))
+    return [*islice(found, MOST - 1), "One data set, one backbone, one budget: another of any can change the order."]
+
+
+def _first_edition(study: Comparison) -> Iterator[str]:
+    if study.tables.first_edition:
+        yield (
+            "**First edition**: BatchNorm was updated in every strategy. Frozen, as today's strategies have it, "
+            "fine-tuning did better; the study is to be trained anew."
+        )
+
+
+def _incomplete(study: Comparison) -> Iterator[str]:
+    missing, declared = len(study.tables.missing_cells), len(study.tables.declared)
+    if missing:
+        lacking = f"{missing:,} of {counted(declared, 'run')} are missing"
+        yield f"**Not complete**: {lacking}; `make study STUDY={study.study}` runs them."
+
+
+def _few_seeds(study: Comparison) -> Iterator[str]:
+    k = min(size.k for size in study.unbeaten)
+    if k < CITABLE_FROM:
+        yield f"**{counted(k, 'seed')}**: exploratory, a reason to look further; {CITABLE_FROM} would be citable."
+
+
+def _failed(study: Comparison) -> Iterator[str]:
+    for size in study.unbeaten:
+        flat = one_class(study.tables, size.per_class)
+        often = [
+            f"`{name}` ({study.of(size.per_class, name)['diverged'] + flat.get(name, 0)} of {size.k})"
+            for name in size.unstable
+        ]
+        if often:
+            yield f"Not advised with {size_name(size.per_class)}, as runs diverged or gave one class: {listed(often)}."
+
+
+def _better(study: Comparison) -> Iterator[str]:
+    """What was not compared, and does better than what is advised."""
+    for size in study.unbeaten:
+        if not size.advised:
+            continue
+        best, where = size.advised[0], size_name(size.per_class)
+        for name in size.others:
+            row = study.gain(size.per_class, name, best)
+            if row["low"] > 0:
+                gain = with_interval(row["difference"], row["low"], row["high"])
+                yield f"`{name}`, no default strategy, gets {gain} points on `{best}` with {where}."
+                break
+        for found in (ablations.best_above(study, size.per_class), sweep.best_above(study, size.per_class)):
+            if found:
+                gain = with_interval(found["difference"], found["low"], found["high"])
+                yield f"{found['what']} gets {gain} points on `{best}` with {where}: chosen on test images, so a lead."
+
+
+def _untuned(study: Comparison) -> Iterator[str]:
+    if not study.tables.tuned:
+        scale = study.parameters["study"]["learning_rates"]
+        rates = "the textbook's" if isinstance(scale, str) else f"{scale:g} times the textbook's"
+        yield f"Rates are {rates}, not tuned: with better ones the order may change."
+
+
+def _judged_on_few(study: Comparison) -> Iterator[str]:
+    few = [(size, n) for size in study.sizes if (n := study.judged_on(size)) is not None and n < FEW_JUDGED]
+    if few:
+        where = listed([f"{n} images ({size_name(size)})" for size, n in few])
+        yield f"Rates were chosen on only {where}: a place may be owed to an unlucky rate, which no interval contains."
+
+
+def _data(study: Comparison) -> Iterator[str]:
+    for note in study.dataset.get("notes", [])[:1]:
+        yield f"{sentence(shown(str(note).rstrip('.')))}."
+
+
+def _same_images(study: Comparison) -> Iterator[str]:
+    if not study.draws:
+        yield "Every seed trains on the same images: intervals speak of reruns, not of other images."
+
+
+def _overlap(study: Comparison) -> Iterator[str]:
+    sizes = [size for size in study.sizes if size != ALL and study.tables.overlap(size) >= MUCH_OVERLAP]
+    if sizes:
+        shares = listed([f"{study.tables.overlap(size):.0%} of their images with {size:,} a class" for size in sizes])
+        yield f"Two draws share {shares}; every interval is widened for it."
+
+
+def _uneven(study: Comparison) -> Iterator[str]:
+    if study.uneven:
+        yield f"Test classes are uneven: {study.metric} decides; one answer for all gets {number(study.baseline)}%."
+
+
+def _published(study: Comparison) -> Iterator[str]:
+    others = [f"{entry['accuracy']:g}% ({entry['what']})" for entry in study.dataset.get("published", [])]
+    if others:
+        yield f"Published on other splits: {listed(others)}; see [details](details.md#published-elsewhere)."
+
+
+_RULES: tuple[Callable[[Comparison], Iterator[str]], ...] = (
+    *(_first_edition, _incomplete, _few_seeds, _failed, _better, _untuned, _judged_on_few),
+    *(_data, _same_images, _overlap, _uneven, _published),
+)
