@@ -1,0 +1,1 @@
+"""The questions that a report answers: one module each, with its numbers, figure, table and words."""
