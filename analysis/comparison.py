@@ -9,7 +9,9 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
+from analysis.checks import KEY
 from analysis.claims import Claim, load_claims
+from analysis.markdown import counted
 from analysis.paired import all_pairs, interval, points, strategy_order
 from analysis.power import ALPHA, MOST_OVERLAP
 from analysis.tables import ALL, COLUMNS, METRICS, Metric, Tables, TablesError
@@ -78,6 +80,31 @@ class Comparison:
         """How a strategy or an ablation is written in params.yaml; empty where that is not known."""
         found: Mapping[str, Any] = self.parameters["strategies"].get(strategy, {})
         return found
+
+    def sizes_in(self, frame: pd.DataFrame) -> list[int]:
+        """The sizes of this study that a table has rows of, all images last."""
+        return [size for size in self.sizes if size in set(frame["per_class"])]
+
+    @property
+    def candidates(self) -> list[str]:
+        """The default strategies, or all where fewer than two of those ran: what figures of many panels show."""
+        default = [name for name in self.names if name in self.tables.default_strategies]
+        return default if len(default) > 1 else list(self.names)
+
+    @property
+    def seeds(self) -> str:
+        """How many seeds a strategy has: `10 seeds`, or `8 to 10 seeds`."""
+        fewest, most = int(self.strategies["k"].min()), int(self.strategies["k"].max())
+        return counted(most, "seed") if fewest == most else f"{fewest} to {most} seeds"
+
+    def steady(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """The rows of a history or of drift that belong to final runs that did not diverge."""
+        runs = self.tables.runs
+        return frame.merge(runs.loc[runs["status"] == "ok", KEY], on=KEY)
+
+    def named(self, name: str, per_class: int) -> str:
+        """The name of one size's figure: with the size where there are several."""
+        return f"{name}_{per_class or 'all'}" if len(self.sizes) > 1 else name
 
     @property
     def metric(self) -> str:

@@ -9,15 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
-import numpy as np
 import pandas as pd
 import seaborn as sns
 import seaborn.objects as so
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
+from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
 from analysis.paired import BATCH_NORM_TRAIN
 from analysis.tables import ALL, size_name
@@ -99,6 +100,36 @@ def figure(height: float) -> Figure:
     return Figure(figsize=(WIDTH, height), layout="constrained")
 
 
+def grid(count: int, columns: int, height: float, **shared: Any) -> tuple[Figure, list[Axes]]:
+    """A figure of `count` panels, `columns` a row and each about `height` inches high; `shared`: of `subplots`."""
+    columns = min(count, columns)
+    rows = -(-count // columns)
+    drawing = figure(0.5 + height * rows)
+    every = drawing.subplots(rows, columns, squeeze=False, **shared).ravel()
+    for panel in every[count - columns : count]:  # the lowest of each column, where axes are shared
+        panel.tick_params(labelbottom=True)
+    for panel in every[count:]:
+        panel.set_visible(False)
+    return drawing, list(every[:count])
+
+
+def legend(drawing: Figure, panels: Sequence[Axes], place: Any, ncols: int, without: Sequence[str] = ()) -> None:
+    """One legend for all panels, from the first one's, in place of their own; `without`: seaborn's own headings."""
+    entries = [entry for entry in zip(*panels[0].get_legend_handles_labels(), strict=True) if entry[1] not in without]
+    for panel in panels:
+        if (own := panel.get_legend()) is not None:
+            own.remove()
+    drawing.legend([handle for handle, _ in entries], [drawn(name) for _, name in entries], loc=place, ncols=ncols)
+
+
+def log_ticks(axis: Axis) -> None:
+    """Ticks of a log axis whose limits are set: at 1, 2, 5, 10 (powers of ten on long ones), as plain numbers."""
+    low, high = axis.get_view_interval()
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high < 1000 * low else (1.0,)))
+    axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.set_minor_locator(NullLocator())
+
+
 @dataclass(frozen=True)
 class Intervals:
     """Points with intervals, a row a name, and a panel a size where there are sizes."""
@@ -129,8 +160,10 @@ class Intervals:
     def _panel(self, panel: Axes, mine: pd.DataFrame, shaded: Sequence[str]) -> None:
         rows = {name: y for y, name in enumerate(self.names)}
         mine = mine.assign(row=mine["name"].map(rows), filled=True if self.filled is None else self.filled)
-        left, right = _core(mine, self.zero)
+        left, right = core(mine, self.zero)
         inside = mine[mine["value"].between(left, right)]
+        # Two intervals a row, the wider one thin, where the data have low_wide and high_wide.
+        wide, thick = (("low_wide", "high_wide"), 2.4) if "low_wide" in mine else (("low", "high"), 1.6)
         for name in shaded:
             panel.axhspan(rows[name] - 0.5, rows[name] + 0.5, color="#F1ECDD", linewidth=0, zorder=0)
         if self.zero:
@@ -141,7 +174,8 @@ class Intervals:
         palette, shapes = ({name: pair[i] for name, pair in look.items()} for i in (0, 1))
         (
             so.Plot(inside, x="value", y="row", color="name", marker="name", fill="filled")
-            .add(so.Range(linewidth=1.6), xmin="low", xmax="high", orient="y", legend=False)
+            .add(so.Range(linewidth=0.8), xmin=wide[0], xmax=wide[1], orient="y", legend=False)
+            .add(so.Range(linewidth=thick), xmin="low", xmax="high", orient="y", legend=False)
             .add(so.Dot(pointsize=5.5), legend=False)
             .scale(color=palette, marker=shapes, fill={True: True, False: False})
             .theme(THEME)
@@ -151,9 +185,10 @@ class Intervals:
         )
         for row in mine[~mine.index.isin(inside.index)].to_dict("records"):
             beyond = row["value"] < left
-            text = f"◂ {row['value']:.1f}" if beyond else f"{row['value']:.1f} ▸"
+            value = f"{row['value']:.1f}".replace("-", "−")
+            text = f"◂ {value}" if beyond else f"{value} ▸"
             x = 0.01 if beyond else 0.99
-            place = {"ha": "left" if beyond else "right", "va": "center", "color": palette[row["name"]]}
+            place: dict[str, Any] = {"ha": "left" if beyond else "right", "va": "center", "color": palette[row["name"]]}
             panel.text(x, row["row"], text, transform=panel.get_yaxis_transform(), fontsize=8, **place)
         room = 0.05 * (right - left) or 1.0
         panel.set_xlim(left - room, right + room)
@@ -162,9 +197,9 @@ class Intervals:
         panel.grid(axis="y", visible=False)
 
 
-def _core(rows: pd.DataFrame, zero: bool) -> tuple[float, float]:
+def core(rows: pd.DataFrame, zero: bool) -> tuple[float, float]:
     """The range worth showing: of all rows but those that lie so far off that they would flatten the others."""
-    ends = rows[["value", "low", "high"]]
+    ends = rows.filter(["value", "low", "high", "low_wide", "high_wide"])
     low, high = ends.min(axis=1), ends.max(axis=1)
     middle = float(rows["value"].median())
     spread = float((rows["value"] - middle).abs().median())
