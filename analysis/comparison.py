@@ -131,6 +131,11 @@ class Comparison:
             return 100 / np.count_nonzero(counts)
         return 100 * float(counts.max()) / float(counts.sum())
 
+    @property
+    def drawn(self) -> tuple[str, ...]:
+        """The strategies that figures know by their looks: the final ones, then those that are only swept."""
+        return tuple(dict.fromkeys((*self.names, *self.tables.sweep["strategy"])))
+
     def of(self, per_class: int, strategy: str) -> dict[str, Any]:
         """The row of one strategy at one size."""
         mine = self.strategies[(self.strategies["per_class"] == per_class) & (self.strategies["strategy"] == strategy)]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from functools import cache
+from itertools import pairwise
 
 import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis.comparison import Comparison
-from analysis.markdown import NONE, Picture, Section, Table, number, with_interval
+from analysis.markdown import NONE, Picture, Section, Table, code, number, with_interval
 from analysis.paired import strategy_order
 from analysis.sections.ablations import depths, effects
 from analysis.style import INK, figure, key, lines
@@ -27,7 +28,7 @@ def costs(study: Comparison) -> pd.DataFrame:
     rows = [
         {**row, "first": known[row["ablation"]], "cost": -row["difference"], "low": -row["high"], "high": -row["low"]}
         for row in effects(study).to_dict("records")
-        if row["ablation"] in known
+        if row["ablation"] in known and row["of"] in study.names
     ]
     places = {
         name: place
@@ -43,12 +44,12 @@ def section(study: Comparison) -> Section | None:
     table = costs(study)
     if table.empty:
         return None
-    body: list[str | Table | Picture] = [_picture(study, table)]
+    body: list[str | Table | Picture] = [_picture(study, table)] if table["cost"].notna().any() else []
     for size, mine in table.groupby("per_class", sort=False):
         body += [f"**{size_name(int(str(size)))}**", _table(study, mine)]
     updated = [name for name in dict.fromkeys(table["of"]) if study.recipe(name)["batch_norm"] == "train"]
     if updated:
-        body.append(f"With {' and '.join(f'`{name}`' for name in updated)}, freezing a group also keeps its BatchNorm.")
+        body.append(f"With {code(updated)}, freezing a group also keeps its BatchNorm statistics.")
     return Section("Depth", tuple(body))
 
 
@@ -69,7 +70,7 @@ def _table(study: Comparison, mine: pd.DataFrame) -> Table:
 
 
 def _picture(study: Comparison, table: pd.DataFrame) -> Picture:
-    frozen = [group for group in GROUPS if GROUPS[min(GROUPS.index(group) + 1, 5)] in set(table["first"])]
+    frozen = [group for group, first in pairwise(GROUPS) if first in set(table["first"])]
 
     def draw() -> Figure:
         sizes = list(dict.fromkeys(table["per_class"]))

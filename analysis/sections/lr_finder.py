@@ -35,8 +35,7 @@ def suggestions(study: Comparison) -> pd.DataFrame:
         for size, name in zip(long["per_class"], long["strategy"], strict=True)
     ]
     long = long.assign(used=used, times=long["scale"] / used)
-    order = ["per_class", "strategy", "seed"]
-    return long.sort_values(order, key=lambda c: c.map(names) if c.name == "strategy" else c, ignore_index=True)
+    return long.sort_values(["strategy", "seed"], key=lambda c: c.replace(names), ignore_index=True)
 
 
 def section(study: Comparison) -> Section | None:
@@ -44,9 +43,8 @@ def section(study: Comparison) -> Section | None:
     if table.empty:
         return None
     body: list[str | Table | Picture] = [_picture(study)] if table["times"].notna().any() else []
-    for size, mine in table.groupby("per_class", sort=False):
-        body += [f"**{size_name(int(str(size)))}**", _table(mine)]
-    medians = table.groupby(["rule", "per_class", "strategy"])["times"].median().dropna()
+    body.append(_table(table))
+    medians = table.groupby(["rule", "strategy"])["times"].median().dropna()
     near = np.abs(np.log10(medians)) <= np.log10(NEAR) + 1e-9
     counts = [f"*{said}* for {near[rule].sum()} of {len(near[rule])}" for rule, said in RULES.items() if rule in near]
     body.append(
@@ -70,7 +68,9 @@ def _suggested(scales: pd.Series[float]) -> str:
     """The median and the extremes of the scales that one rule suggests."""
     if scales.empty:
         return NONE
-    middle, low, high = (f"×{value:.2g}" for value in (scales.median(), scales.min(), scales.max()))
+    middle, low, high = (
+        f"×{value:.0f}" if value > 99 else f"×{value:.2g}" for value in (scales.median(), scales.min(), scales.max())
+    )
     return f"{middle} [{low}, {high}]"
 
 
@@ -89,13 +89,13 @@ def _picture(study: Comparison) -> Picture:
             data, x="times", y="strategy", hue="rule", hue_order=RULES.values(), order=names, ax=panel, **looks
         )
         panel.set(xscale="log", xlabel="suggested / used", ylabel="")
+        panel.xaxis.set_major_formatter("{x:g}")
         panel.set_yticks(range(len(names)), [drawn(name) for name in names])
         handles, labels = panel.get_legend_handles_labels()
         panel.get_legend().remove()
         drawing.legend(handles, labels, loc="outside upper center", ncols=2)
         return drawing
 
-    caption = (
-        f"Scale that each range test suggests over the scale that the runs used; shaded: within a factor of {NEAR:g}."
-    )
+    caption = "Scale of all rates that each range test suggests over the one that the runs used, at "
+    caption += f"{size_name(int(data['per_class'].iloc[0]))}; shaded: within a factor of {NEAR:g}."
     return Picture("lr_finder", "Learning rates suggested over those used", caption, data, draw)

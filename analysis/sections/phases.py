@@ -63,11 +63,11 @@ def _ends(study: Comparison, split: str) -> pd.DataFrame:
 
 
 def _phase(recipe: Mapping[str, Any], phase: int) -> dict[str, Any]:
-    """Which groups learn in a phase (`head`, `stage4 + head`, `all`), and for how many epochs."""
+    """Which groups learn in a phase (`head`, `stage4 + head`, `everything`), and for how many epochs."""
     learning = list(group_rates(recipe["phases"][phase - 1]["lr"]))
     label = " + ".join(learning)
     if len(learning) > 2 and tuple(learning) == GROUPS[-len(learning) :]:
-        label = "all" if len(learning) == len(GROUPS) else f"{learning[0]} to head"
+        label = "everything" if len(learning) == len(GROUPS) else f"{learning[0]} to head"
     return {"learning": label, "epochs": recipe["epochs_of_phases"][phase - 1]}
 
 
@@ -76,10 +76,10 @@ def verdict(row: Mapping[Any, Any]) -> str:
     if row["phase"] == 1:
         return NONE
     if row["k"] < DECIDED_FROM:
-        return "open"
+        return "too few seeds"
     if not row["p_holm"] < ALPHA:
         return "not shown"
-    return "yes" if row["gain"] > 0 else "no, it cost"
+    return "yes" if row["gain"] > 0 else "no: it cost"
 
 
 def section(study: Comparison) -> Section | None:

@@ -9,6 +9,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from analysis.comparison import Above, Comparison
 from analysis.markdown import NONE, Picture, Section, Table, number, rate_text, with_interval
@@ -22,7 +23,6 @@ CLEAR_DROP = 1.0  # points of accuracy below the best rate, and lower in every s
 MOVED_MORE = 2.0  # times the backbone's drift at the best rate
 MOVED_LESS = 0.5  # times the backbone's drift at the best rate
 TRAIN_DROP = 1.0  # points of training accuracy below the best rate
-WORDS = {"train": "training", "val": "validation"}
 SWEEP = ["strategy", "per_class"]  # names a sweep
 COLUMNS = [*SWEEP, "scale", "label", "k", "judged", "low", "high", "val", "train", "drift", "diverged", "what"]
 
@@ -31,11 +31,11 @@ COLUMNS = [*SWEEP, "scale", "label", "k", "judged", "low", "high", "val", "train
 def sweeps(study: Comparison) -> pd.DataFrame:
     """A row a rate of each sweep, highest first: accuracies in percent, means over seeds.
 
-    COLUMNS and place, that of the scale among all, from 0. label: 1e-3, or ×10 where groups learn at different rates;
-    drift: of the backbone, the mean over its groups; what: best, diverged, moved too far, moved too little, worse or no
-    clear difference.
+    place: of the scale among all, from 0; label: 1e-3, or ×10 where groups learn at different rates; drift: of the
+    backbone, the mean over its groups; what: best, diverged, or as `_what` has it.
     """
-    decides, rows = _decides(study), []
+    # On test images only where no others were left.
+    decides, rows = "val_accuracy" if study.tables.sweep["val_accuracy"].notna().all() else "judged", []
     for strategy, per_class, mine in _each(_runs(study)):
         written = {rate for phase in study.recipe(strategy).get("phases", []) for rate in phase["lr"].values()}
         base = written.pop() if len(written) == 1 else None
@@ -71,11 +71,6 @@ def _runs(study: Comparison) -> pd.DataFrame:
     return study.tables.sweep.merge(moved, on=cell, how="left")
 
 
-def _decides(study: Comparison) -> str:
-    """The accuracy that chooses the best rate: on test images only where no others were left."""
-    return "val_accuracy" if study.tables.sweep["val_accuracy"].notna().all() else "judged"
-
-
 def _what(mine: pd.DataFrame, best: pd.DataFrame | None, decides: str) -> str:
     """What went wrong in the runs at one rate, by seed, against those at the best one."""
     if (mine["status"] == "diverged").any():
@@ -83,12 +78,11 @@ def _what(mine: pd.DataFrame, best: pd.DataFrame | None, decides: str) -> str:
     drops = pd.Series() if best is None else 100 * (best[decides] - mine[decides]).dropna()
     if best is None or drops.empty or drops.mean() < CLEAR_DROP or (drops <= 0).any():
         return "no clear difference"
-    higher = mine["lr_scale"].iloc[0] > best["lr_scale"].iloc[0]
-    moved = mine["drift"].mean() / best["drift"].mean()
-    behind = 100 * (best["train_accuracy"].mean() - mine["train_accuracy"].mean())
-    if higher and moved >= MOVED_MORE:
-        return "moved too far"
-    return "moved too little" if not higher and moved <= MOVED_LESS and behind >= TRAIN_DROP else "worse"
+    at, top = (of[["lr_scale", "drift", "train_accuracy"]].mean() for of in (mine, best))
+    moved, behind = (at / top)["drift"], 100 * (top - at)["train_accuracy"]
+    if at["lr_scale"] > top["lr_scale"]:
+        return "moved too far" if moved >= MOVED_MORE else "worse"
+    return "moved too little" if moved <= MOVED_LESS and behind >= TRAIN_DROP else "worse"
 
 
 def _at_best(study: Comparison, per_class: int) -> pd.DataFrame:
@@ -118,14 +112,14 @@ def section(study: Comparison) -> Section | None:
         return None
     body: list[str | Table | Picture] = [_rates(study), _curves(study)]
     for strategy, size, mine in _each(table):
-        text = f"**`{strategy}`, {size_name(size)}**"
-        for name in study.advised(size)[:1]:
-            gain = best_rate_gain(study, size, strategy, name)
-            if gain is not None:
-                found = with_interval(gain.difference, gain.low, gain.high)
-                text += f": best rate − `{name}`, the best strategy, {found} points"
-        body += [text, _table(study, mine)]
-    chosen = "validation accuracy" if _decides(study) == "val_accuracy" else f"{study.metric}, for want of validation"
+        gains = {name: best_rate_gain(study, size, strategy, name) for name in study.advised(size)[:1]}
+        beside = [
+            f": best rate − `{name}`, the best strategy, {with_interval(gain.difference, gain.low, gain.high)} points"
+            for name, gain in gains.items()
+            if gain is not None
+        ]
+        body += [f"**`{strategy}`, {size_name(size)}**" + "".join(beside), _table(study, mine)]
+    chosen = "validation accuracy" if table["val"].notna().all() else f"{study.metric}, for want of validation"
     body.append(
         f"*Best*: highest mean {chosen}, of rates at which no run diverged. Of rates {CLEAR_DROP:g} point lower and "
         f"lower in every seed, a higher one *moved too far* if the backbone moved {MOVED_MORE:g} times as far, a lower "
@@ -141,15 +135,10 @@ def _table(study: Comparison, mine: pd.DataFrame) -> Table:
         edge = ", at the edge" if row["what"] == "best" and i in (0, len(mine) - 1) else ""
         judged = with_interval(row["judged"], row["low"], row["high"], number)
         moved = NONE if pd.isna(row["drift"]) else f"{row['drift']:.2g}"
-        cells = (row["label"], str(row["k"]), number(row["val"]), judged, number(row["train"]), moved)
-        rows.append((*cells, str(row["diverged"]), row["what"] + edge))
+        reached = (number(row["val"]), judged, number(row["train"]))
+        rows.append((row["label"], str(row["k"]), *reached, moved, str(row["diverged"]), row["what"] + edge))
     head = ("Rate", "Seeds", "Validation", study.metric.capitalize(), "Training", "Moved", "Diverged", "What happened")
     return Table(head, tuple(rows), frozenset(range(7)))
-
-
-def names(study: Comparison) -> list[str]:
-    """The final strategies and the swept ones that are none: what looks in figures are of."""
-    return list(dict.fromkeys([*study.names, *sweeps(study)["strategy"]]))
 
 
 def rate_ticks(study: Comparison) -> list[str]:
@@ -162,23 +151,23 @@ def _rates(study: Comparison) -> Picture:
     table, ticks = sweeps(study), rate_ticks(study)
 
     def draw() -> Figure:
-        sizes = [size for size in study.sizes if size in set(table["per_class"])]
+        sizes = list(dict.fromkeys(table["per_class"]))
         drawing = figure(0.7 + 2.1 * len(sizes))
         for size, panels in zip(sizes, drawing.subplots(len(sizes), 2, squeeze=False), strict=True):
             mine = table[table["per_class"] == size].rename(columns={"strategy": "name"})
-            lines(panels[0], mine.assign(value=mine["judged"]), names(study))
+            lines(panels[0], mine.assign(value=mine["judged"]), study.drawn)
             moved = mine[mine["drift"] > 0].assign(value=mine["drift"], low=float("nan"), high=float("nan"))
-            lines(panels[1], moved, names(study))
+            lines(panels[1], moved, study.drawn)
             panels[0].set(title=size_name(size), ylabel=f"{study.metric} (%)")
             panels[1].set(ylabel="backbone moved", yscale="log")
             for panel in panels:
                 panel.set_xticks(range(len(ticks)), ticks)
                 panel.set_xlabel("learning rate" if size == sizes[-1] else "")
-        key(drawing, names(study), list(table["strategy"]))
+        key(drawing, study.drawn, list(table["strategy"]))
         return drawing
 
     caption = f"Mean {study.metric} with its 95% interval over {study.over} (n = {table['k'].max()}), and how far the "
-    caption += "backbone moved, ‖w − w₀‖ / ‖w₀‖ on average over its groups; a colour a swept strategy."
+    caption += "backbone moved: ‖w − w₀‖ / ‖w₀‖, mean over its groups."
     return Picture("sweep_rates", "Accuracy and drift of the backbone by rate", caption, table, draw)
 
 
@@ -186,25 +175,25 @@ def _curves(study: Comparison) -> Picture:
     history = study.tables.history
     table = history[(history["role"] == "sweep") & (history["metric"] == "accuracy")].dropna(subset="value")
     table = table[[*SWEEP, "lr_scale", "seed", "split", "epoch", "value"]].assign(value=table["value"] * 100)
-    table = table[table["split"] != "train_end"]
-    splits = [split for split in WORDS if split in set(table["split"])]
-    rates = sorted(table["lr_scale"].unique())
+    splits = [split for split in ("train", "val") if split in set(table["split"])]
+    rates = sorted(sweeps(study)["scale"].unique())
     palette = dict(zip(rates, sns.color_palette("viridis_r", len(rates)), strict=True))
 
     def draw() -> Figure:
-        sweeps = list(_each(table))
-        drawing = figure(0.6 + 1.55 * len(sweeps))
-        panels = drawing.subplots(len(sweeps), len(splits), sharex=True, sharey="row", squeeze=False)
-        for (strategy, size, mine), row in zip(sweeps, panels, strict=True):
+        found = list(_each(table))
+        drawing = figure(0.6 + 1.55 * len(found))
+        panels = drawing.subplots(len(found), len(splits), sharex=True, sharey="row", squeeze=False)
+        for (strategy, size, mine), row in zip(found, panels, strict=True):
             over = ends(study.tables.correlation(size))
             looks = {"hue": "lr_scale", "palette": palette, "errorbar": over, "legend": False}
             for split, panel in zip(splits, row, strict=True):
                 sns.lineplot(mine[mine["split"] == split], x="epoch", y="value", ax=panel, **looks)
-                panel.set_ylabel(f"{WORDS[split]} (%)", visible=True)
+                panel.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+                panel.set_ylabel(f"{'training' if split == 'train' else 'validation'} (%)", visible=True)
             row[0].set_title(drawn(f"{strategy}, {size_name(size)}"))
-        colours = zip(palette.values(), rate_ticks(study), strict=True)
-        handles = [Line2D([], [], color=colour, label=label) for colour, label in colours]
-        drawing.legend(handles=handles[::-1], loc="outside lower center", ncols=6)
+        ticks = zip(palette.values(), rate_ticks(study), strict=True)
+        handles = [Line2D([], [], color=colour, label=label) for colour, label in ticks]
+        drawing.legend(handles=handles[::-1], loc="outside upper center", ncols=6)
         return drawing
 
     caption = f"Accuracy by epoch, a colour a rate: mean with its 95% interval over {study.over}."
