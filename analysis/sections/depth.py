@@ -15,7 +15,7 @@ from analysis.sections.ablations import depths, effects
 from analysis.style import INK, figure, key, lines
 from analysis.tables import GROUPS, size_name
 
-COLUMNS = ["per_class", "of", "ablation", "first", "k", "judged", "cost", "low", "high"]
+COLUMNS = ["per_class", "of", "ablation", "twin", "first", "k", "judged", "cost", "low", "high"]
 
 
 @cache
@@ -59,7 +59,8 @@ def _table(study: Comparison, mine: pd.DataFrame) -> Table:
         name = f"`{of}`"
         for row in series.to_dict("records"):
             cost = with_interval(row["cost"], row["low"], row["high"])
-            rows.append((name, row["first"], f"`{row['ablation']}`", str(row["k"]), number(row["judged"]), cost))
+            runs = f"`{row['ablation']}`" + (f", the same as `{row['twin']}`" if row["twin"] else "")
+            rows.append((name, row["first"], runs, str(row["k"]), number(row["judged"]), cost))
             name = ""
         whole = (
             series["judged"] + series["cost"]

@@ -51,7 +51,7 @@ def sweeps(study: Comparison) -> pd.DataFrame:
             what = "best" if scale == best else _what(of, None if best is None else by_scale[best], decides)
             numbers = (k, judged, low, high, val, train, of["drift"].mean(), diverged)
             rows.append((strategy, per_class, scale, label, *numbers, what))
-    table = pd.DataFrame(rows, columns=COLUMNS)
+    table = pd.DataFrame(rows, columns=COLUMNS).astype({"per_class": int, "scale": float})
     return table.assign(place=table["scale"].rank(method="dense") - 1)
 
 
