@@ -12,8 +12,9 @@ import pandas as pd
 from analysis.checks import KEY
 from analysis.claims import Claim, load_claims
 from analysis.markdown import counted
-from analysis.paired import all_pairs, interval, points, strategy_order
+from analysis.paired import all_pairs, by_seed, interval, points, strategy_order
 from analysis.power import ALPHA, MOST_OVERLAP
+from analysis.statistics import Paired
 from analysis.tables import ALL, COLUMNS, METRICS, Metric, Tables, TablesError
 from analysis.verdicts import judge
 
@@ -44,6 +45,19 @@ class Unbeaten:
     def advised(self) -> tuple[str, ...]:
         """The set as a report advises it: empty where nothing is decided."""
         return self.members if self.state in ("one strategy", "decided") else ()
+
+
+@dataclass(frozen=True)
+class Above:
+    """Runs beside the comparison, of an ablation or a swept rate, that beat the best strategy advised; points."""
+
+    name: str  # as Markdown
+    against: str
+    k: int
+    judged: float  # percent
+    difference: float
+    low: float
+    high: float
 
 
 @dataclass(frozen=True, eq=False)  # known by itself, so that a section can keep what it computes of it
@@ -145,6 +159,11 @@ class Comparison:
             return 100 / np.count_nonzero(counts)
         return 100 * float(counts.max()) / float(counts.sum())
 
+    @property
+    def drawn(self) -> tuple[str, ...]:
+        """The strategies that figures know by their looks: the final ones, then those that are only swept."""
+        return tuple(dict.fromkeys((*self.names, *self.tables.sweep["strategy"])))
+
     def of(self, per_class: int, strategy: str) -> dict[str, Any]:
         """The row of one strategy at one size."""
         mine = self.strategies[(self.strategies["per_class"] == per_class) & (self.strategies["strategy"] == strategy)]
@@ -172,6 +191,30 @@ class Comparison:
         for low, high in (("low", "high"), ("low_new_images", "high_new_images")):
             row[low], row[high] = -row[high], -row[low]
         return row
+
+    def advised(self, per_class: int) -> tuple[str, ...]:
+        """The strategies advised at this size, highest judged mean first."""
+        return next((size.advised for size in self.unbeaten if size.per_class == per_class), ())
+
+    def beside(self, per_class: int, strategy: str, ours: pd.DataFrame) -> Paired | None:
+        """Runs of an ablation or a sweep minus a final strategy of their size, in points; None: no test."""
+        runs = self.tables.runs
+        theirs = runs[(runs["strategy"] == strategy) & (runs["per_class"] == per_class)]
+        return by_seed(theirs, ours, self.tables.correlation(per_class))[1]
+
+    def best_above(self, per_class: int, candidates: Mapping[str, pd.DataFrame]) -> Above | None:
+        """Of runs at this size, by what they are called, those with the largest gain on the best strategy advised.
+
+        A gain counts from 5 seeds on, where its 95% interval lies above zero; it is corrected for nothing.
+        """
+        found = []
+        for against in self.advised(per_class)[:1]:
+            for name, ours in candidates.items():
+                gain = self.beside(per_class, against, ours)
+                if gain is not None and gain.k >= DECIDED_FROM and gain.low > 0:
+                    judged = float(points(ours["judged"]).mean())
+                    found.append(Above(name, against, gain.k, judged, gain.difference, gain.low, gain.high))
+        return max(found, key=lambda above: above.difference, default=None)
 
     def judged_on(self, per_class: int) -> int | None:
         """How many images in all judged each rate of this size in tuning; None where this study tuned none."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 from typing import Any, Literal
 
@@ -41,6 +41,11 @@ def interval(values: Sequence[float] | Floats, correlation: float = 0.0) -> tupl
     present = np.asarray(values, dtype=np.float64)
     found = mean_interval(present[np.isfinite(present)], correlation)
     return found.mean, found.low, found.high, found.n
+
+
+def ends(correlation: float) -> Callable[[pd.Series[float]], tuple[float, float]]:
+    """The low and high of `interval` as seaborn's `errorbar`."""
+    return lambda values: interval(np.asarray(values, dtype=np.float64), correlation)[1:3]
 
 
 def difference_of(a: Floats, b: Floats, correlation: float) -> Paired | None:

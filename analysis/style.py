@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
+from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
 from analysis.paired import BATCH_NORM_TRAIN
@@ -141,7 +142,8 @@ class Intervals:
     shaded: Mapping[int, Sequence[str]] | None = None  # by size, the rows to set off
     filled: pd.Series[bool] | None = None  # which markers are filled; None: all
     ticks: Mapping[str, float] | None = None  # by name, a value to hold against
-    look: tuple[str, str] | None = None  # colour and marker of every row; None: the strategies' own
+    look: Mapping[str, tuple[str, str]] = field(default_factory=dict)  # colour and marker of a row; else its own
+    labels: Mapping[str, str] = field(default_factory=dict)  # of a row, where it is not its name
 
     def draw(self) -> Figure:
         sized = "per_class" in self.data
@@ -170,7 +172,7 @@ class Intervals:
             panel.axvline(0, color=INK, linewidth=0.9, zorder=1)
         for name, value in (self.ticks or {}).items():
             panel.plot([value, value], [rows[name] - 0.3, rows[name] + 0.3], color="#E69F00", linewidth=2, zorder=1)
-        look = looks(self.names) if self.look is None else dict.fromkeys(self.names, self.look)
+        look = looks(self.names) | self.look
         palette, shapes = ({name: pair[i] for name, pair in look.items()} for i in (0, 1))
         (
             so.Plot(inside, x="value", y="row", color="name", marker="name", fill="filled")
@@ -185,14 +187,14 @@ class Intervals:
         )
         for row in mine[~mine.index.isin(inside.index)].to_dict("records"):
             beyond = row["value"] < left
-            value = f"{row['value']:.1f}".replace("-", "−")
+            value = (f"{row['value']:+.1f}" if self.zero else f"{row['value']:.1f}").replace("-", "−")
             text = f"◂ {value}" if beyond else f"{value} ▸"
             x = 0.01 if beyond else 0.99
             place: dict[str, Any] = {"ha": "left" if beyond else "right", "va": "center", "color": palette[row["name"]]}
             panel.text(x, row["row"], text, transform=panel.get_yaxis_transform(), fontsize=8, **place)
         room = 0.05 * (right - left) or 1.0
         panel.set_xlim(left - room, right + room)
-        panel.set_yticks(range(len(self.names)), [drawn(name) for name in self.names])
+        panel.set_yticks(range(len(self.names)), [drawn(self.labels.get(name, name)) for name in self.names])
         panel.set_ylim(len(self.names) - 0.5, -0.5)
         panel.grid(axis="y", visible=False)
 
@@ -207,6 +209,39 @@ def core(rows: pd.DataFrame, zero: bool) -> tuple[float, float]:
     near = rows["value"].between(middle - reach, middle + reach)
     left, right = float(low[near].min()), float(high[near].max())
     return (min(left, 0.0), max(right, 0.0)) if zero else (left, right)
+
+
+def lines(panel: Axes, rows: pd.DataFrame, names: Sequence[str]) -> None:
+    """Means joined by lines, with their intervals, side by side where names share a place.
+
+    rows: place (a whole number), name, value, low, high: NaN where there is no interval. names: those that `colours`
+    and `markers` are of.
+    """
+    present = [name for name in names if name in set(rows["name"])]
+    aside = {name: 0.12 * (i - (len(present) - 1) / 2) for i, name in enumerate(present)}
+    (
+        so.Plot(rows.assign(x=rows["place"] + rows["name"].map(aside)), x="x", y="value", color="name", marker="name")
+        .add(so.Line(linewidth=1.3, pointsize=6, edgewidth=0), legend=False)
+        .add(so.Range(linewidth=1.4), ymin="low", ymax="high", legend=False)
+        .scale(color=colours(names), marker=markers(names))
+        .theme(THEME)
+        .label(x="", y="")
+        .on(panel)
+        .plot()
+    )
+    panel.grid(axis="x", visible=False)
+
+
+def key(drawing: Figure, names: Sequence[str], shown: Sequence[str]) -> None:
+    """The look of each name shown, above the figure; names: those that `colours` and `markers` are of."""
+    known = looks(names)
+    handles = [
+        Line2D([], [], color=known[name][0], marker=known[name][1], linewidth=1.3, markersize=5, label=drawn(name))
+        for name in names
+        if name in shown
+    ]
+    columns = max(1, 84 // (max(map(len, shown)) + 6))  # letters in a line
+    drawing.legend(handles=handles, loc="outside upper center", ncols=min(columns, len(handles)))
 
 
 def save(drawing: Figure, base: Path) -> None:

@@ -120,7 +120,15 @@ def _picture(judged: list[tuple[Claim, Mapping[str, Any]]]) -> list[Picture]:
 def _draw(data: pd.DataFrame) -> Any:
     told = data["verdict"] != "open"
     ticks = dict(zip(data["name"], data["margin"], strict=True))
-    return Intervals(data, "points", list(data["name"]), zero=True, filled=told, ticks=ticks, look=(INK, "o")).draw()
+    return Intervals(
+        data,
+        "points",
+        list(data["name"]),
+        zero=True,
+        filled=told,
+        ticks=ticks,
+        look=dict.fromkeys(data["name"], (INK, "o")),
+    ).draw()
 
 
 def _number(value: float | None) -> float:

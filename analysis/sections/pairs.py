@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from analysis.comparison import REFERENCE, Comparison
 from analysis.markdown import NONE, Picture, Section, Table, bracket, counted, number, p_value, signed, with_interval
 from analysis.paired import no_test
-from analysis.statistics import ALPHA
+from analysis.power import ALPHA
 from analysis.style import Intervals, drawn, figure
 from analysis.tables import size_name
 

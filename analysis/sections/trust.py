@@ -72,8 +72,8 @@ def _better(study: Comparison) -> Iterator[str]:
                 break
         for found in (ablations.best_above(study, size.per_class), sweep.best_above(study, size.per_class)):
             if found:
-                gain = with_interval(found["difference"], found["low"], found["high"])
-                yield f"{found['what']} gets {gain} points on `{best}` with {where}: chosen on test images, so a lead."
+                gain = with_interval(found.difference, found.low, found.high)
+                yield f"{found.name} gets {gain} points on `{best}` with {where}: the best of many, so a lead."
 
 
 def _untuned(study: Comparison) -> Iterator[str]:

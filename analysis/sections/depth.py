@@ -1,0 +1,93 @@
+"""What does it cost to keep the groups nearest the input frozen, from pretrained and from random weights?"""
+
+from __future__ import annotations
+
+from functools import cache
+from itertools import pairwise
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from analysis.comparison import Comparison
+from analysis.markdown import NONE, Picture, Section, Table, code, number, with_interval
+from analysis.paired import strategy_order
+from analysis.sections.ablations import depths, effects
+from analysis.style import INK, figure, key, lines
+from analysis.tables import GROUPS, size_name
+
+COLUMNS = ["per_class", "of", "ablation", "twin", "first", "k", "judged", "cost", "low", "high"]
+
+
+@cache
+def costs(study: Comparison) -> pd.DataFrame:
+    """Everything learning minus each depth, in points, paired by seed; most groups frozen first.
+
+    first: the group nearest the input that learns; judged: the accuracy of this depth in percent.
+    """
+    known = depths(study)
+    rows = [
+        {**row, "first": known[row["ablation"]], "cost": -row["difference"], "low": -row["high"], "high": -row["low"]}
+        for row in effects(study).to_dict("records")
+        if row["ablation"] in known and row["of"] in study.names
+    ]
+    places = {
+        name: place
+        for place, name in enumerate(
+            (*study.sizes, *strategy_order(list({row["of"] for row in rows})), *reversed(GROUPS))
+        )
+    }
+    table = pd.DataFrame(rows, columns=COLUMNS)
+    return table.sort_values(["per_class", "of", "first"], key=lambda column: column.map(places), ignore_index=True)
+
+
+def section(study: Comparison) -> Section | None:
+    table = costs(study)
+    if table.empty:
+        return None
+    body: list[str | Table | Picture] = [_picture(study, table)] if table["cost"].notna().any() else []
+    for size, mine in table.groupby("per_class", sort=False):
+        body += [f"**{size_name(int(str(size)))}**", _table(study, mine)]
+    updated = [name for name in dict.fromkeys(table["of"]) if study.recipe(name)["batch_norm"] == "train"]
+    if updated:
+        body.append(f"With {code(updated)}, freezing a group also keeps its BatchNorm statistics.")
+    return Section("Depth", tuple(body))
+
+
+def _table(study: Comparison, mine: pd.DataFrame) -> Table:
+    rows = []
+    for of, series in mine.groupby("of", sort=False):
+        name = f"`{of}`"
+        for row in series.to_dict("records"):
+            cost = with_interval(row["cost"], row["low"], row["high"])
+            runs = f"`{row['ablation']}`" + (f", the same as `{row['twin']}`" if row["twin"] else "")
+            rows.append((name, row["first"], runs, str(row["k"]), number(row["judged"]), cost))
+            name = ""
+        whole = (
+            series["judged"] + series["cost"]
+        ).mean()  # on the seeds of the depths, which may be fewer than its own
+        rows.append(("", "everything", f"`{of}`", str(series["k"].max()), number(whole), NONE))
+    head = ("Strategy", "Learns from", "Runs of", "Seeds", study.metric.capitalize(), "Cost")
+    return Table(head, tuple(rows), frozenset({3, 4, 5}))
+
+
+def _picture(study: Comparison, table: pd.DataFrame) -> Picture:
+    frozen = [group for group, first in pairwise(GROUPS) if first in set(table["first"])]
+
+    def draw() -> Figure:
+        sizes = list(dict.fromkeys(table["per_class"]))
+        drawing = figure(3.1)
+        panels = drawing.subplots(1, len(sizes), sharey=True, squeeze=False)[0]
+        for size, panel in zip(sizes, panels, strict=True):
+            mine = table[table["per_class"] == size]
+            place = mine["first"].map(lambda first: frozen.index(GROUPS[GROUPS.index(first) - 1]))
+            panel.axhline(0, color=INK, linewidth=0.9)
+            lines(panel, mine.assign(place=place, name=mine["of"], value=mine["cost"]), study.names)
+            panel.set(title=size_name(size), xlabel="frozen up to")
+            panel.set_xticks(range(len(frozen)), frozen)
+        panels[0].set_ylabel("cost (points)")
+        key(drawing, study.names, list(table["of"]))
+        return drawing
+
+    caption = f"Cost of freezing: {study.metric} with everything learning minus that with the groups from the input on "
+    caption += f"frozen, paired by seed (n = {table['k'].max()}), 95% intervals over {study.over}."
+    return Picture("depth", "What freezing groups from the input on costs", caption, table, draw)
