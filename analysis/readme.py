@@ -52,7 +52,8 @@ def benchmarks(reports: Path) -> str:
         rows.append((workload, *(f"{statistics.median(found):.0f} s" if found else NONE for found in seconds.values())))
     table = Table(("Work", "Thaw", *CONTENDERS[1:]), tuple(rows), frozenset(range(1, 5)))
     machine = f"{measured['machine']['cpu']}, {measured['machine']['cores']} cores"
-    return f"{block(table)}\n\n{machine}; –: not measured. More in [the benchmarks]({(path.parent / 'report.md').as_posix()})."
+    more = f"[the benchmarks]({(path.parent / 'report.md').as_posix()})"
+    return f"{block(table)}\n\n{machine}; –: not measured. More in {more}."
 
 
 BLOCKS: Mapping[str, Callable[[Path], str]] = {"guide": guide, "report": report, "benchmarks": benchmarks}

@@ -170,9 +170,9 @@ class Intervals:
             panel.axhspan(rows[name] - 0.5, rows[name] + 0.5, color="#F1ECDD", linewidth=0, zorder=0)
         if self.zero:
             panel.axvline(0, color=INK, linewidth=0.9, zorder=1)
-        for name, value in (self.ticks or {}).items():
-            panel.plot([value, value], [rows[name] - 0.3, rows[name] + 0.3], color="#E69F00", linewidth=2, zorder=1)
-        look = looks(self.names) | self.look
+        for name, at in (self.ticks or {}).items():
+            panel.plot([at, at], [rows[name] - 0.3, rows[name] + 0.3], color="#E69F00", linewidth=2, zorder=1)
+        look = {**looks(self.names), **self.look}
         palette, shapes = ({name: pair[i] for name, pair in look.items()} for i in (0, 1))
         (
             so.Plot(inside, x="value", y="row", color="name", marker="name", fill="filled")
