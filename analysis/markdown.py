@@ -10,6 +10,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from analysis.tables import ALL
+
 NONE = "–"
 _MARKUP = re.compile(r"([\\`*_{}\[\]<>|$~#&])")
 
@@ -129,6 +131,11 @@ def listed(words: Sequence[str], last: str = "and") -> str:
 def counted(count: int, noun: str) -> str:
     """1 seed, 2 seeds."""
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def size_text(per_class: int) -> str:
+    """Images a class in a table's cell: `100`, or `all`."""
+    return "all" if per_class == ALL else number(per_class, 0)
 
 
 def seconds(value: float) -> str:

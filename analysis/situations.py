@@ -11,15 +11,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import seaborn as sns
-import seaborn.objects as so
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from analysis import style
 from analysis.comparison import REFERENCE, Comparison, Unbeaten, compare
-from analysis.markdown import NONE, Picture, Table, number, seconds, signed
+from analysis.markdown import NONE, Picture, Table, number, seconds, signed, size_text
 from analysis.paired import BATCH_NORM_TRAIN, DEFAULT_ORDER, strategy_order
-from analysis.tables import ALL, TablesError, load
+from analysis.tables import TablesError, load
 
 NOT_PUBLISHED = {"quick"}  # made on every machine anew
 # What the images of a data set show, those most like ImageNet's first: the order of the rows.
@@ -30,7 +29,7 @@ KINDS: Mapping[str, str] = {
     "chest X-ray": "grey X-rays",
     "ELPV": "grey solar cells",
 }
-SETTINGS = ("backbone", "resolution", "epochs")
+SETTINGS: Mapping[str, str] = {"backbone": "", "resolution": " px", "epochs": " epochs"}  # with their units
 MOST_GAIN = 10  # points; beyond, the colour stays
 
 
@@ -86,7 +85,7 @@ def grid(studies: Sequence[Comparison], at: str = "") -> tuple[Table, Picture]:
     for one in situations(studies):
         mine = one.study.parameters["study"]
         kind = KINDS.get(one.study.dataset["name"], NONE)
-        other = [f"{mine[key]}{' epochs' * (key == 'epochs')}" for key in SETTINGS if mine[key] != common[key]]
+        other = [f"{mine[key]}{unit}" for key, unit in SETTINGS.items() if mine[key] != common[key]]
         head = (one.link(one.study.study, at), "; ".join([kind, *other]), size_text(one.size.per_class))
         rows.append((*head, *advice(one)))
     header = ("Study", "Images", "A class", "Use", "Accuracy, %", "Gain", "A run", "As good")
@@ -113,15 +112,11 @@ def _plus_minus(text: str, mean: float, low: float) -> str:
     return f"{text} ±{number(mean - low)}" if np.isfinite(low) else text
 
 
-def size_text(per_class: int) -> str:
-    return "all" if per_class == ALL else number(per_class, 0)
-
-
 def _heat_map(studies: Sequence[Comparison]) -> Picture:
     rows = []
     for one in situations(studies):
         candidates = {name for name in one.study.ran(one.size.per_class) if name not in one.size.others}
-        for name in strategy_order([name for name in DEFAULT_ORDER if name in candidates]):
+        for name in (name for name in DEFAULT_ORDER if name in candidates):
             gain = {"difference": 0.0} if name == REFERENCE else one.gain(name, REFERENCE)
             if gain and REFERENCE in candidates:
                 judged = one.study.of(one.size.per_class, name)["judged"]
@@ -148,20 +143,20 @@ def _drawn_heat_map(data: pd.DataFrame) -> Figure:
     panel = drawing.subplots()
     sns.heatmap(
         values, ax=panel, cmap="RdBu", center=0, vmin=-MOST_GAIN, vmax=MOST_GAIN, linewidths=1.5, annot=True, fmt=".1f",
-        annot_kws={"fontsize": 8}, cbar_kws={"label": "points", "extend": "both", "shrink": 0.8, "pad": 0.02},
+        annot_kws={"fontsize": 8},
+        cbar_kws={"label": "points", "extend": "both", "shrink": 0.8, "pad": 0.02, "aspect": 30},
     )  # fmt: skip
     cells = data.set_index(["row", "strategy"])
     for text in panel.texts:
         x, y = (int(place) for place in text.get_position())
         cell = cells.loc[(order[y], columns[x])]
-        text.set_text(f"{number(cell['judged'])}%" if columns[x] == REFERENCE else signed(cell["gain"]))
+        text.set_text(number(cell["judged"]) if columns[x] == REFERENCE else signed(cell["gain"]))
         if cell["unbeaten"]:
             text.set_fontweight("bold")
             panel.add_patch(Rectangle((x, y), 1, 1, fill=False, edgecolor=style.INK, linewidth=1.2, clip_on=False))
+    labels = [style.drawn(name) + ", %" * (name == REFERENCE) for name in columns]
     panel.set(xlabel="", ylabel="", facecolor="#F4F4F4")
-    panel.set_xticks(
-        panel.get_xticks(), [style.drawn(name) for name in columns], rotation=30, ha="right", rotation_mode="anchor"
-    )
+    panel.set_xticks(panel.get_xticks(), labels, rotation=30, ha="right", rotation_mode="anchor")
     panel.set_yticks(panel.get_yticks(), [style.drawn(name) for name in order], rotation=0)
     panel.grid(visible=False)
     return drawing
@@ -192,22 +187,22 @@ def batch_norm(studies: Sequence[Comparison]) -> Picture | None:
 
 def _drawn_gains(data: pd.DataFrame) -> Figure:
     data = data.assign(row=data["study"] + " · " + data["per_class"].map(size_text))
-    order, names = list(dict.fromkeys(data["row"])), strategy_order(data["strategy"].unique().tolist())
-    beside = data.groupby("row")["strategy"].transform("size")
-    data["y"] = data["row"].map(order.index) + 0.13 * (data.groupby("row").cumcount() - (beside - 1) / 2)
-    drawing = style.figure(1.0 + 0.24 * len(order) + 0.1 * (len(data) - len(order)))
+    names = strategy_order(data["strategy"].unique().tolist())
+    data["y"] = np.arange(len(data)) + 0.7 * pd.factorize(data["row"])[0]  # a gap between situations
+    drawing = style.figure(1.1 + 0.13 * data["y"].max())
     panel = drawing.subplots()
     panel.axvline(0, color=style.INK, linewidth=0.9, zorder=1)
-    (
-        so.Plot(data, x="gain", y="y", color="strategy", marker="strategy")
-        .add(so.Range(linewidth=1.4), xmin="low", xmax="high", orient="y", legend=False)
-        .add(so.Dot(pointsize=4.5))
-        .scale(color=so.Nominal(style.colours(names), names), marker=so.Nominal(style.markers(names), names))
-        .theme(style.THEME)
-        .label(x="points gained by frozen BatchNorm", y="", color="", marker="")
-        .on(panel)
-        .plot()
+    palette = style.colours(names)
+    panel.hlines(
+        data["y"], data["low"], data["high"], colors=[palette[name] for name in data["strategy"]], linewidth=1.6
     )
-    panel.set_yticks(range(len(order)), [style.drawn(name) for name in order])
-    panel.set_ylim(len(order) - 0.5, -0.5)
+    sns.scatterplot(
+        data, x="gain", y="y", hue="strategy", style="strategy", palette=palette, markers=style.markers(names),
+        hue_order=names, style_order=names, s=36, ax=panel, zorder=3,
+    )  # fmt: skip
+    sns.move_legend(panel, "lower left", bbox_to_anchor=(0, 1), ncols=4, title="", columnspacing=1)
+    middle = data.groupby("row", sort=False)["y"].mean()
+    panel.set_yticks(middle, [style.drawn(name) for name in middle.index])
+    panel.set(xlabel="points gained by frozen BatchNorm", ylabel="", ylim=(data["y"].max() + 1, -1))
+    panel.grid(axis="y", visible=False)
     return drawing
