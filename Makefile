@@ -12,7 +12,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DVC_NO_ANALYTICS := 1
 export MLFLOW_TRACKING_URI ?= sqlite:///mlflow.db
 
-.PHONY: study test lint lock ui mirror report readme pack prune bench bench-save bench-compare bench-growth bench-peers clean .venv
+.PHONY: study test lint lock ui mirror report guide readme pack prune bench bench-save bench-compare bench-growth bench-peers clean .venv
 
 study: $(BIN)/.installed ## run the active studies, print the answer of STUDY
 	dvc repro
@@ -52,6 +52,9 @@ pack: $(BIN)/.installed ## gather the finished runs of STUDY into one file a str
 
 prune: $(BIN)/.installed ## remove the runs of STUDY that no declared cell has any more, and say which
 	python -m pipeline.stages.prune $(STUDY)
+
+guide: $(BIN)/.installed ## write what all published studies say together, reports/guide.md, from their tables
+	python -m analysis.guide
 
 readme: $(BIN)/.installed ## write the answers of the published studies into README.md
 	python -m analysis.readme

@@ -10,6 +10,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from analysis.tables import ALL
+
 NONE = "–"
 _MARKUP = re.compile(r"([\\`*_{}\[\]<>|$~#&])")
 
@@ -66,11 +68,17 @@ def block(part: str | Table | Picture) -> str:
     """One part of a section as Markdown."""
     if isinstance(part, Table):
         rules = ["---:" if i in part.numbers else "---" for i in range(len(part.header))]
-        return "\n".join(f"| {' | '.join(row)} |" for row in (part.header, rules, *part.rows))
+        rows = [[_held(cell) if i in part.numbers else cell for i, cell in enumerate(row)] for row in part.rows]
+        return "\n".join(f"| {' | '.join(row)} |" for row in (part.header, rules, *rows))
     if isinstance(part, Picture):
         files = f"([SVG](figures/{part.name}.svg), [data](figures/{part.name}.csv))"
         return f"![{part.alt}](figures/{part.name}.png)\n\n{part.caption} {files}"
     return part
+
+
+def _held(cell: str) -> str:
+    """A number with its interval, which no line breaks."""
+    return cell.replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def plain(table: Table) -> str:
@@ -130,6 +138,11 @@ def listed(words: Sequence[str], last: str = "and") -> str:
 def counted(count: int, noun: str) -> str:
     """1 seed, 2 seeds."""
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def size_text(per_class: int) -> str:
+    """Images a class in a table's cell: `100`, or `all`."""
+    return "all" if per_class == ALL else number(per_class, 0)
 
 
 def seconds(value: float) -> str:

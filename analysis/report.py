@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
+from math import isnan
 from pathlib import Path
 
 import pandas as pd
@@ -32,6 +33,7 @@ from analysis.sections import (
     phases,
     provenance,
     published,
+    recipes,
     strategies,
     sweep,
     trust,
@@ -46,7 +48,7 @@ REPORT: tuple[Question, ...] = (
 DETAILS: tuple[Question, ...] = (
     *(pairs.section, strategies.details, curves.section, cost.section, sweep.section, lr_finder.section),
     *(phases.section, depth.section, drift.section, ablations.section, claims.details, classes.section),
-    *(published.section, limits.section, provenance.section),
+    *(recipes.section, published.section, limits.section, provenance.section),
 )
 
 
@@ -114,12 +116,25 @@ def spoken(study: Comparison) -> str:
     return "\n".join([answer.setting(study), "", markdown.plain(answer.table(study)), "", *cautions])
 
 
+def advice(study: Comparison) -> dict[str, str | int | float | None]:
+    """The strategy to use at the largest size that has one, and what to expect of it. Raises TablesError."""
+    for size in reversed(study.unbeaten):
+        for use in size.advised[:1]:
+            row = study.of(size.per_class, use)
+            ends = {name: None if isnan(row[f"judged_{name}"]) else row[f"judged_{name}"] for name in ("low", "high")}
+            known = {"strategy": use, "per_class": size.per_class, "judged": row["judged"], "metric": study.metric}
+            return known | ends
+    raise TablesError(f"nothing is decided in study {study.study}: name a strategy")
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Write the report of a study, or say its answer."""
     parser = argparse.ArgumentParser(prog="python -m analysis.report", description=__doc__)
     parser.add_argument("study", help="the study's folder below --reports")
     parser.add_argument("--reports", type=Path, default=Path("reports"), help="where the studies' folders are")
-    parser.add_argument("--answer", action="store_true", help="print the answer; write nothing")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--answer", action="store_true", help="print the answer; write nothing")
+    what.add_argument("--advice", action="store_true", help="print the strategy to use as JSON; write nothing")
     chosen = parser.parse_args(arguments)
     folder = chosen.reports / chosen.study
     try:
@@ -130,6 +145,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if chosen.answer:
             print(spoken(compare(load(folder))))
             print(f"Report: {folder / 'report.md'}")
+        elif chosen.advice:
+            print(json.dumps(advice(compare(load(folder))), allow_nan=False))
         else:
             write(folder)
             print(f"wrote {folder / 'report.md'} and details.md")

@@ -51,10 +51,7 @@ def _phases(study: Comparison, size: int) -> Part | None:
     if table.empty:
         return None
     first, *later = table.to_dict("records")
-    steps = [
-        f"`{row['learning']}` {signed(row['gain'])} points ({'earned' if verdict(row) == 'yes' else verdict(row)})"
-        for row in later
-    ]
+    steps = [f"`{row['learning']}` {signed(row['gain'])} points ({verdict(row).removeprefix('no, ')})" for row in later]
     line = f"**1, gradual unfreezing**: `{first['learning']}` {number(first['mean'])}%, then {', '.join(steps)}."
     data = table.assign(exercise=1, name=GRADUAL, place=table["phase"], value=table["mean"])
 

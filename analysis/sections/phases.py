@@ -78,8 +78,8 @@ def verdict(row: Mapping[Any, Any]) -> str:
     if row["k"] < DECIDED_FROM:
         return "too few seeds"
     if not row["p_holm"] < ALPHA:
-        return "not shown"
-    return "yes" if row["gain"] > 0 else "no: it cost"
+        return "can't tell"
+    return "yes" if row["gain"] > 0 else "no, it cost"
 
 
 def section(study: Comparison) -> Section | None:

@@ -22,7 +22,7 @@ def section(study: Comparison) -> Section:
         study.strategies[columns],
         lambda: _draw(study, names),
     )
-    return Section("Strategies", (picture, table(study, names), _reading(study)))
+    return Section("", (picture, table(study, names), _reading(study)))
 
 
 def _order(study: Comparison) -> list[str]:
@@ -45,13 +45,17 @@ def table(study: Comparison, names: list[str]) -> Table:
         sizes = [size for size in study.sizes if name in study.ran(size)]
         found = {size: study.of(size, name) for size in sizes}
         cells = [_accuracy(found[size], name in advised[size]) if size in found else NONE for size in study.sizes]
-        times = " / ".join(seconds(found[size]["seconds"]) if size in found else NONE for size in study.sizes)
+        times = " / ".join(_seconds(found[size]["seconds"]) if size in found else NONE for size in study.sizes)
         last = found[sizes[-1]]
         learns = share(last["trainable_parameters"], last["total_parameters"])
         rows.append((f"**{name}**" if name in advised[study.sizes[-1]] else name, *cells, times, learns))
     heads = ["all images" if size == ALL else f"{size:,} a class" for size in study.sizes]
-    header = ("Strategy", *heads, "A run", "Learns")
+    header = ("", *heads, "Seconds", "Learns")
     return Table(header, tuple(rows), frozenset(range(1, len(header))))
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.2g}" if value < 10 else f"{value:.0f}"
 
 
 def _accuracy(row: dict[str, float], bold: bool) -> str:

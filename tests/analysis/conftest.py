@@ -102,6 +102,7 @@ class Plan:
     lr_finder_seeds: Sequence[int] = ()
     missing_range_tests: int = 0
     tuning_images: Mapping[str, int] = field(default_factory=dict)  # per_class -> images
+    tried: Mapping[str, Any] = field(default_factory=dict)  # as rates.json has it
     published: Sequence[Mapping[str, Any]] = ()
     validation: bool = True
     pool_images: int = 1968
@@ -307,6 +308,7 @@ class _Writer:
             "versions": {"numpy": "2.4.6", "torch": "2.11.0", "timm": "1.0.20"},
             "command": "python -m pipeline.stages.train quick fine_tune",
             "cells": cells,
+            "timed": list(plan.strategies),
         }
         return {
             "study": plan.study,
@@ -326,6 +328,9 @@ class _Writer:
                 "lr_scales": {str(size): dict.fromkeys(plan.strategies, 1.0) for size in plan.per_class},
                 "precision": "float32",
                 "judge_by": plan.judge_by,
+                "optimizer": "AdamW",
+                "updates": {str(size): plan.epochs * 7 for size in plan.per_class},
+                "tried": dict(plan.tried),
                 "tuning_images": dict(plan.tuning_images),
             },
             "dataset": {
@@ -357,6 +362,9 @@ class _Writer:
             "environments": [{**environment, **special} for special in plan.environments],
             "started": "2025-11-23T17:00:00+00:00",
             "finished": "2025-11-23T17:07:30+00:00",
+            "trainings": cells,
+            "range_tests": [],
+            "notes": [],
             "training_seconds": float(sum(row["seconds"] for rows in self.tables.values() for row in rows)),
         }
 

@@ -62,9 +62,9 @@ def test_verdicts_are_adjusted_over_all_phases_of_a_size(tmp_path: Path) -> None
     for phase in (2, 3):
         assert by_phase[("gradual_unfreezing", phase)] == pytest.approx(2 * small)
     assert np.isnan(by_phase[("lp_ft", 1)])
-    assert [verdict(row) for row in table.to_dict("records")] == ["–", "not shown", "not shown", "–", "yes"]
+    assert [verdict(row) for row in table.to_dict("records")] == ["–", "can't tell", "can't tell", "–", "yes"]
     lost = {"phase": 2, "k": 5, "gain": -3.0, "p_holm": 0.01}
-    assert verdict(lost) == "no: it cost"
+    assert verdict(lost) == "no, it cost"
     assert verdict({**lost, "k": 4}) == "too few seeds"
 
 

@@ -1,0 +1,193 @@
+"""The guide: what all published studies say together about what to use when (`make guide`)."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from analysis import style
+from analysis.claims import Part
+from analysis.comparison import REFERENCE, Comparison
+from analysis.markdown import NONE, Section, Table, code, counted, listed, number, page, signed, size_text
+from analysis.paired import BATCH_NORM_TRAIN, by_seed, strategy_order
+from analysis.situations import SETTINGS, Situation, advice, batch_norm, grid, published, situations
+from analysis.tables import ALL, TablesError
+
+REPORTS = Path("reports")
+CHAPTER = "chapter 9, "
+TEXTBOOK = ("approach and rate by size", "when to use what")  # its two decision tables
+WORDS: Mapping[str, str] = {"supported": "holds", "refuted": "fails", "open": "open"}
+QUESTIONS = (("500 plant images", "tomato", 50), ("5,000 X-rays", "xray_all", ALL))
+MISTAKES: Mapping[str, str] = {  # by strategy or ablation
+    f"fine_tune{BATCH_NORM_TRAIN}": "BatchNorm updated",
+    "fine_tune_no_normalisation": "no normalisation",
+    "fine_tune_imagenet_normalisation": "ImageNet's normalisation",
+    "fine_tune_whole_image": "the whole image, not the weights' crop",
+}
+EDITIONS = (
+    "The first edition, in the history of this repository, updated BatchNorm in every strategy and judged its rates on "
+    "as few as 8 images."
+)
+
+
+def textbook(studies: Sequence[Comparison]) -> Table:
+    """The rows of the textbook's decision tables, then what was judged on several studies, with the verdicts."""
+    found: dict[tuple[str, str], dict[str, list[str]]] = {}
+    for study in studies:
+        for claim, row in zip(study.claims, study.verdicts, strict=True):
+            if row["verdict"] in WORDS:
+                source = claim.source.partition(";")[0].partition(" (")[0]
+                link = f"[{study.study} {size_text(claim.per_class)}]({study.study}/report.md)"
+                said = found.setdefault((source, " and ".join(map(_formula, claim.parts))), {})
+                said.setdefault(WORDS[row["verdict"]], []).append(link)
+    rows = []
+    for (source, rule), said in sorted(found.items(), key=lambda item: _rank(item[0][0])):
+        if _rank(source) == len(TEXTBOOK) and sum(map(len, said.values())) == 1:
+            continue
+        undecided = said.pop("open", [])
+        verdict = "depends" if len(said) > 1 else next(iter(said), "open")
+        where = [f"{word}: {', '.join(said[word])}" for word in WORDS.values() if word in said]
+        if undecided:
+            where.append(f"{len(undecided)} open" if said else ", ".join(undecided))
+        words = source.removeprefix(CHAPTER).rpartition(": ")[2] if source.startswith(CHAPTER) else NONE
+        rows.append((words, rule, f"**{verdict}**", "; ".join(where)))
+    return Table(("Textbook", "Judged as", "Verdict", "Studies"), tuple(rows))
+
+
+def _rank(source: str) -> int:
+    """Which decision table a claim's source is; one more than they are for another."""
+    return next((i for i, table in enumerate(TEXTBOOK) if source.startswith(CHAPTER + table)), len(TEXTBOOK))
+
+
+def _formula(part: Part) -> str:
+    better, worse = f"`{part.better}`", f"`{part.worse}`"
+    if part.minus_at is not None:
+        return f"{better} − {worse} shrinks with more images"
+    if part.kind == "within":
+        return f"{better} = {worse} ± {part.margin:g}"
+    margin = "" if part.margin == 0 else f" {'+' if part.margin > 0 else '−'} {abs(part.margin):g}"
+    return f"{better} > {worse}{margin}"
+
+
+def questions(studies: Sequence[Comparison]) -> list[str]:
+    """The textbook's questions that a study answers, a line each."""
+    answers = []
+    for question, study, per_class in QUESTIONS:
+        for one in situations(studies):
+            if (one.study.study, one.size.per_class) == (study, per_class) and one.use is not None:
+                use, accuracy, gain, *_ = advice(one)
+                answers.append(f"{question}: {use}, {accuracy}%, {gain} points over `{REFERENCE}` ({one.link(study)}).")
+    costly = max(studies, key=lambda study: len(mistakes(study)))
+    costs = sorted(mistakes(costly).items(), key=lambda item: item[1])
+    if costs:
+        one = Situation(costly, costly.unbeaten[-1])
+        listed_costs = "; ".join(f"{what} {signed(cost)}" for what, cost in costs)
+        answers.append(
+            f"A fine-tuned model worse than scratch: check first what cost most in {one.link(one.name)} (points): "
+            f"{listed_costs}."
+        )
+    return answers
+
+
+def mistakes(study: Comparison) -> dict[str, float]:
+    """What each mistake does to fine-tuning at the largest size, in points, paired by seed."""
+    size, tables = study.sizes[-1], study.tables
+    mine = tables.runs[(tables.runs["per_class"] == size) & (tables.runs["strategy"] == "fine_tune")]
+    swept = tables.sweep[(tables.sweep["per_class"] == size) & (tables.sweep["strategy"] == "fine_tune")]
+    others = pd.concat([tables.runs, tables.ablations])
+    wrong = {
+        words: others[(others["per_class"] == size) & (others["strategy"] == name)] for name, words in MISTAKES.items()
+    }
+    highest = swept["lr_scale"].max()
+    wrong[f"rates ×{highest:g}"] = swept[swept["lr_scale"] == highest]
+    found = {words: by_seed(mine, runs, tables.correlation(size))[1] for words, runs in wrong.items()}
+    return {words: pair.difference for words, pair in found.items() if pair is not None}
+
+
+def default(studies: Sequence[Comparison]) -> str:
+    """What to begin with: the strategy that is most often in the set that nothing beats."""
+    decided = [one for one in situations(studies) if one.use is not None]
+    often = Counter(name for one in decided for name in one.size.advised)
+    if not often:
+        return "Nothing is decided yet."
+    first = max(strategy_order(list(often)), key=lambda name: often[name])
+    return f"Begin with **{first}**: nothing beats it in {often[first]} of {counted(len(decided), 'row')} above."
+
+
+def not_covered(studies: Sequence[Comparison]) -> str:
+    """What lies outside all studies, and which of them are not whole."""
+    settings = [study.parameters["study"] for study in studies]
+    most = max(
+        study.dataset["pool_images"] if size == ALL else size * len(study.dataset["classes"])
+        for study in studies
+        for size in study.sizes
+    )
+    seen = {key: sorted({one[key] for one in settings}) for key in SETTINGS}
+    absent = [
+        f"{Situation(study, study.unbeaten[0]).link(study.study)} ({number(len(study.tables.missing_cells), 0)} runs)"
+        for study in studies
+        if len(study.tables.missing_cells)
+    ]
+    return (
+        f"More than {number(most, 0)} training images; backbones other than {code(seen['backbone'])}; "
+        f"images of other sizes than {listed([f'{pixels} px' for pixels in seen['resolution']])}; more than "
+        f"{seen['epochs'][-1]} epochs; tasks other than one class an image."
+        + (f" Not whole yet: {listed(absent)}." if absent else "")
+    )
+
+
+def sections(studies: Sequence[Comparison]) -> list[Section]:
+    """The whole guide."""
+    table, picture = grid(studies)
+    found = [
+        Section(
+            "",
+            (
+                picture,
+                table,
+                f"Use: the highest judged mean of what nothing beats; as good: the rest, fastest first. Gain: points "
+                f"over `{REFERENCE}`. ±: 95% interval over seeds. Accuracy is balanced where "
+                "test classes are uneven.",
+            ),
+        )
+    ]
+    gains, rules, answered = batch_norm(studies), textbook(studies), questions(studies)
+    if gains:
+        found.append(Section("BatchNorm: frozen or updated?", (gains,)))
+    if rules.rows:
+        found.append(Section("The textbook's rows", (rules,)))
+    if answered:
+        found.append(Section("The textbook's questions", ("\n".join(f"- {line}" for line in answered),)))
+    yours = "`make study STUDY=yours` compares it with the others on your images ([README](../README.md))."
+    found.append(Section("Your images", (f"{default(studies)} {yours}",)))
+    found.append(Section("What no study covers", (not_covered(studies), EDITIONS)))
+    return found
+
+
+def write(reports: Path) -> None:
+    """Write guide.md and its figures into the folder of the reports. Raises TablesError where no study is there."""
+    content = sections(published(reports))
+    figures = reports / "figures"
+    figures.mkdir(exist_ok=True)
+    with style.theme():
+        for picture in (picture for section in content for picture in section.pictures):
+            style.save(picture.draw(), figures / picture.name)
+            rows = picture.data.to_csv(index=False, float_format="%.6g", lineterminator="\n")
+            (figures / f"{picture.name}.csv").write_bytes(rows.encode())
+    (reports / "guide.md").write_bytes(page("Which strategy for which images?", content).encode())
+
+
+def main() -> None:
+    """Write the guide of the reports in this folder."""
+    try:
+        write(REPORTS)
+    except TablesError as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    main()

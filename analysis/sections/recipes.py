@@ -1,0 +1,97 @@
+"""What is each strategy, and which rates did tuning try?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from analysis.comparison import Comparison
+from analysis.markdown import NONE, Section, Table, number, rate_text, size_text
+from analysis.paired import strategy_order
+from analysis.tables import ALL, GROUPS, group_rates, used_scale
+
+NOT_SETTINGS = {"phases", "epochs_of_phases", "weights", "of", "name", "default"}  # they have columns of their own
+
+
+def section(study: Comparison) -> Section:
+    """Every strategy and ablation phase by phase, and what tuning tried, where it did."""
+    common = ", ".join(f"{key.replace('_', ' ')} `{value}`" for key, value in common_settings(study).items())
+    body: tuple[str | Table, ...] = (
+        recipes(study),
+        f"A row a phase. Where the table says nothing else: {common}. Scale: of the rates, by images a class.",
+    )
+    tuned = tuning(study)
+    if tuned.rows:
+        caption = f"Pilot images judged right, % ({study.metric} decides), by what multiplied the rates; bold: chosen."
+        body = (*body, "### Rates that were tried", tuned, caption)
+    return Section("What each strategy is", body)
+
+
+def common_settings(study: Comparison) -> dict[str, str]:
+    """What most strategies of the study set alike."""
+    found: dict[str, list[str]] = {}
+    for block in study.parameters["strategies"].values():
+        for key, value in _settings(block).items():
+            found.setdefault(key, []).append(value)
+    return {key: max(sorted(set(values)), key=values.count) for key, values in sorted(found.items())}
+
+
+def _settings(block: Mapping[str, Any]) -> dict[str, str]:
+    """What a strategy sets besides its phases and weights, as text."""
+    return {
+        key: f"{value:g}" if isinstance(value, float) else str(value)
+        for key, value in block.items()
+        if key not in NOT_SETTINGS
+    }
+
+
+def recipes(study: Comparison) -> Table:
+    """What each strategy is: a row a phase."""
+    common, rows = common_settings(study), []
+    for name, block in study.parameters["strategies"].items():
+        also = [f"{key.replace('_', ' ')} {value}" for key, value in _settings(block).items() if value != common[key]]
+        if block["weights"] == "none":
+            also.insert(0, "random start")
+        if "of" in block:
+            also.insert(0, f"changes `{block['of']}`")
+        tuned = block.get("of", name)  # an ablation runs at the rates of the strategy it changes
+        scales = [f"×{used_scale(study.tables.provenance, size, tuned):g}" for size in study.sizes]
+        phases = list(zip(block["epochs_of_phases"], block["phases"], strict=True))
+        learning = [(str(epochs), _rates(phase["lr"])) for epochs, phase in phases] or [(NONE, "head, closed form")]
+        rows.append((f"`{name}`", *learning[0], "; ".join(also) or NONE, " / ".join(scales)))
+        rows += [("", *phase, "", "") for phase in learning[1:]]
+    return Table(("Strategy", "Epochs", "Learns", "Else", "Scale"), tuple(rows), frozenset({1}))
+
+
+def _rates(rates: Mapping[str, float]) -> str:
+    """`all 1e-4`, or `stem to stage4 1e-4, head 1e-3`."""
+    by_group = group_rates(rates)
+    if len(by_group) == len(GROUPS) and len(set(by_group.values())) == 1:
+        return f"all {rate_text(by_group[GROUPS[0]])}"
+    runs: list[tuple[list[str], float]] = []
+    for group, rate in by_group.items():
+        if runs and runs[-1][1] == rate and GROUPS.index(group) == GROUPS.index(runs[-1][0][-1]) + 1:
+            runs[-1][0].append(group)
+        else:
+            runs.append(([group], rate))
+    return ", ".join(f"{' to '.join(dict.fromkeys((names[0], names[-1])))} {rate_text(rate)}" for names, rate in runs)
+
+
+def tuning(study: Comparison) -> Table:
+    """What each scale of the rates got right in tuning, in percent; the chosen one bold."""
+    tried: dict[tuple[int, str], Mapping[str, Any]] = {
+        (int(size), name): of_size[name]["tried"]
+        for size, of_size in study.parameters.get("tried", {}).items()
+        for name in strategy_order(list(of_size))
+    }
+    scales = sorted({float(scale) for of in tried.values() for scale in of})
+    rows = []
+    for (size, name), of in sorted(tried.items(), key=lambda item: (item[0][0] == ALL, item[0][0])):
+        reached = {float(scale): number(100 * found["right"] / found["of"]) for scale, found in of.items()}
+        chosen = used_scale(study.tables.provenance, size, name)
+        cells = [f"**{text}**" if scale == chosen else text for scale in scales for text in [reached.get(scale, "")]]
+        images = max((found["of"] for found in of.values()), default=0)
+        if of:
+            rows.append((size_text(size), f"`{name}`", number(images, 0), *cells))
+    header = ("A class", "Strategy", "Images", *(f"×{scale:g}" for scale in scales))
+    return Table(header, tuple(rows), frozenset({0, *range(2, len(header))}))

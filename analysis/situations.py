@@ -1,0 +1,208 @@
+"""All published studies together: what to use in every situation, and what each choice gains there."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from analysis import style
+from analysis.comparison import REFERENCE, Comparison, Unbeaten, compare
+from analysis.markdown import NONE, Picture, Table, number, seconds, signed, size_text
+from analysis.paired import BATCH_NORM_TRAIN, DEFAULT_ORDER, strategy_order
+from analysis.tables import TablesError, load
+
+NOT_PUBLISHED = {"quick"}  # made on every machine anew
+# What the images of a data set show, those most like ImageNet's first: the order of the rows.
+KINDS: Mapping[str, str] = {
+    "CIFAR-10 (JPEG copy)": "objects, tiny",
+    "PlantVillage tomato": "leaves, close",
+    "EuroSAT": "land from above",
+    "chest X-ray": "grey X-rays",
+    "ELPV": "grey solar cells",
+}
+SETTINGS: Mapping[str, str] = {"backbone": "", "resolution": " px", "epochs": " epochs"}  # with their units
+MOST_GAIN = 10  # points; beyond, the colour stays
+
+
+@dataclass(frozen=True)
+class Situation:
+    """One size of one study."""
+
+    study: Comparison
+    size: Unbeaten
+
+    @property
+    def name(self) -> str:
+        return f"{self.study.study} {size_text(self.size.per_class)}"
+
+    def link(self, text: str, at: str = "") -> str:
+        return f"[{text}]({at}{self.study.study}/report.md)"
+
+    @property
+    def use(self) -> str | None:
+        """Of those that nothing beats, the one with the highest judged mean; None where nothing is decided."""
+        return self.size.advised[0] if self.size.advised else None
+
+    def gain(self, strategy: str, other: str) -> dict[str, Any]:
+        """The pair, where it was tested."""
+        row = self.study.gain(self.size.per_class, strategy, other)
+        return row if row and np.isfinite(row["difference"]) else {}
+
+
+def published(reports: Path) -> list[Comparison]:
+    """The published studies, those whose images are most like ImageNet's first. Raises TablesError for none."""
+    folders = sorted(path.parent for path in reports.glob("*/provenance.json"))
+    studies = [compare(load(folder)) for folder in folders if folder.name not in NOT_PUBLISHED]
+    if not studies:
+        raise TablesError(f"{reports} holds no published study; run `dvc repro`")
+    order = list(KINDS)
+    return sorted(
+        studies, key=lambda study: order.index(name) if (name := study.dataset["name"]) in order else len(order)
+    )
+
+
+def situations(studies: Sequence[Comparison]) -> list[Situation]:
+    """Every size of every study."""
+    return [Situation(study, size) for study in studies for size in study.unbeaten]
+
+
+def grid(studies: Sequence[Comparison], at: str = "") -> tuple[Table, Picture]:
+    """What to use in every situation, and what each default strategy gains on feature extraction there.
+
+    at: the folder of the reports, as seen from the page.
+    """
+    common = {key: Counter(s.parameters["study"][key] for s in studies).most_common(1)[0][0] for key in SETTINGS}
+    rows = []
+    for one in situations(studies):
+        mine = one.study.parameters["study"]
+        kind = KINDS.get(one.study.dataset["name"], NONE)
+        other = [f"{mine[key]}{unit}" for key, unit in SETTINGS.items() if mine[key] != common[key]]
+        head = (one.link(one.study.study, at), "; ".join([kind, *other]), size_text(one.size.per_class))
+        rows.append((*head, *advice(one)))
+    header = ("Study", "Images", "A class", "Use", "Accuracy, %", "Gain", "A run", "As good")
+    return Table(header, tuple(rows), frozenset({2, 4, 5, 6})), _heat_map(studies)
+
+
+def advice(one: Situation) -> tuple[str, ...]:
+    """What to use, its accuracy, gain and time, and what is as good, fastest first."""
+    if one.use is None:
+        return (f"open: {one.size.state}" if one.size.state != "decided" else "open", NONE, NONE, NONE, NONE)
+    size = one.size.per_class
+    row, gain = one.study.of(size, one.use), one.gain(one.use, REFERENCE)
+    others = sorted(one.size.advised[1:], key=lambda name: one.study.of(size, name)["seconds"])
+    return (
+        f"**{one.use}**",
+        _plus_minus(number(row["judged"]), row["judged"], row["judged_low"]),
+        _plus_minus(signed(gain["difference"]), gain["difference"], gain["low"]) if gain else NONE,
+        seconds(row["seconds"]),
+        ", ".join(f"`{name}`" for name in others[:2]) + (f" +{len(others) - 2}" if others[2:] else "") or NONE,
+    )
+
+
+def _plus_minus(text: str, mean: float, low: float) -> str:
+    return f"{text} ±{number(mean - low)}" if np.isfinite(low) else text
+
+
+def _heat_map(studies: Sequence[Comparison]) -> Picture:
+    rows = []
+    for one in situations(studies):
+        candidates = {name for name in one.study.ran(one.size.per_class) if name not in one.size.others}
+        for name in (name for name in DEFAULT_ORDER if name in candidates):
+            gain = {"difference": 0.0} if name == REFERENCE else one.gain(name, REFERENCE)
+            if gain and REFERENCE in candidates:
+                judged = one.study.of(one.size.per_class, name)["judged"]
+                keys = {"study": one.study.study, "per_class": one.size.per_class, "strategy": name}
+                unbeaten = name in one.size.advised
+                rows.append({**keys, "judged": judged, "gain": gain["difference"], "unbeaten": unbeaten})
+    data = pd.DataFrame(rows, columns=["study", "per_class", "strategy", "judged", "gain", "unbeaten"])
+    return Picture(
+        "guide",
+        "What each strategy gains on feature extraction, by study and images a class",
+        f"Points gained on `{REFERENCE}` (its accuracy in percent), by study and images a class; bold in a frame: "
+        "nothing beats it.",
+        data,
+        lambda: _drawn_heat_map(data),
+    )
+
+
+def _drawn_heat_map(data: pd.DataFrame) -> Figure:
+    data = data.assign(row=data["study"] + " · " + data["per_class"].map(size_text))
+    order = list(dict.fromkeys(data["row"]))
+    columns = strategy_order(data["strategy"].unique().tolist())
+    values = data.set_index(["row", "strategy"])["gain"].unstack().reindex(index=order, columns=columns)  # noqa: PD010
+    drawing = style.figure(1.5 + 0.24 * len(order))
+    panel = drawing.subplots()
+    sns.heatmap(
+        values, ax=panel, cmap="RdBu", center=0, vmin=-MOST_GAIN, vmax=MOST_GAIN, linewidths=1.5, annot=True, fmt=".1f",
+        annot_kws={"fontsize": 8},
+        cbar_kws={"label": "points", "extend": "both", "shrink": 0.8, "pad": 0.02, "aspect": 30},
+    )  # fmt: skip
+    cells = data.set_index(["row", "strategy"])
+    for text in panel.texts:
+        x, y = (int(place) for place in text.get_position())
+        cell = cells.loc[(order[y], columns[x])]
+        text.set_text(number(cell["judged"]) if columns[x] == REFERENCE else signed(cell["gain"]))
+        if cell["unbeaten"]:
+            text.set_fontweight("bold")
+            panel.add_patch(Rectangle((x, y), 1, 1, fill=False, edgecolor=style.INK, linewidth=1.2, clip_on=False))
+    labels = [style.drawn(name) + ", %" * (name == REFERENCE) for name in columns]
+    panel.set(xlabel="", ylabel="", facecolor="#F4F4F4")
+    panel.set_xticks(panel.get_xticks(), labels, rotation=30, ha="right", rotation_mode="anchor")
+    panel.set_yticks(panel.get_yticks(), [style.drawn(name) for name in order], rotation=0)
+    panel.grid(visible=False)
+    return drawing
+
+
+def batch_norm(studies: Sequence[Comparison]) -> Picture | None:
+    """What every strategy that ran both ways gains with frozen BatchNorm on updated; None where none did."""
+    rows = []
+    for one in situations(studies):
+        for name in strategy_order(one.study.ran(one.size.per_class)):
+            gain = one.gain(name, name + BATCH_NORM_TRAIN)
+            if gain:
+                keys = {"study": one.study.study, "per_class": one.size.per_class, "strategy": name}
+                ends = {"low": gain["low"], "high": gain["high"]}
+                rows.append({**keys, "k": gain["k"], "gain": gain["difference"], **ends})
+    if not rows:
+        return None
+    data = pd.DataFrame(rows)
+    return Picture(
+        "guide_batch_norm",
+        "What frozen BatchNorm gains on updated BatchNorm, by study, images a class and strategy",
+        "Points that a strategy gains with frozen BatchNorm on the same one with updated BatchNorm, both tuned; 95% "
+        "interval over seeds, not adjusted.",
+        data,
+        lambda: _drawn_gains(data),
+    )
+
+
+def _drawn_gains(data: pd.DataFrame) -> Figure:
+    data = data.assign(row=data["study"] + " · " + data["per_class"].map(size_text))
+    names = strategy_order(data["strategy"].unique().tolist())
+    data["y"] = np.arange(len(data)) + 0.7 * pd.factorize(data["row"])[0]  # a gap between situations
+    drawing = style.figure(1.1 + 0.13 * data["y"].max())
+    panel = drawing.subplots()
+    panel.axvline(0, color=style.INK, linewidth=0.9, zorder=1)
+    palette = style.colours(names)
+    panel.hlines(
+        data["y"], data["low"], data["high"], colors=[palette[name] for name in data["strategy"]], linewidth=1.6
+    )
+    sns.scatterplot(
+        data, x="gain", y="y", hue="strategy", style="strategy", palette=palette, markers=style.markers(names),
+        hue_order=names, style_order=names, s=36, ax=panel, zorder=3,
+    )  # fmt: skip
+    sns.move_legend(panel, "lower left", bbox_to_anchor=(0, 1), ncols=4, title="", columnspacing=1)
+    middle = data.groupby("row", sort=False)["y"].mean()
+    panel.set_yticks(middle, [style.drawn(name) for name in middle.index])
+    panel.set(xlabel="points gained by frozen BatchNorm", ylabel="", ylim=(data["y"].max() + 1, -1))
+    panel.grid(axis="y", visible=False)
+    return drawing

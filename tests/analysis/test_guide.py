@@ -1,0 +1,126 @@
+import re
+from pathlib import Path
+
+import pytest
+
+from analysis import guide
+from analysis.comparison import Comparison
+from analysis.guide import default, mistakes, not_covered, questions, textbook
+from analysis.situations import batch_norm, grid, published
+from analysis.tables import TablesError
+from tests.analysis.conftest import Plan, write_tables
+
+FROZEN_WINS = {"scratch": 0.4, "feature_extraction": 0.7, "fine_tune": 0.8, "fine_tune_batch_norm_train": 0.74}
+SAME = {"scratch": 0.65, "feature_extraction": 0.8, "fine_tune": 0.7, "fine_tune_batch_norm_train": 0.7}
+CALM = {"seeds": range(10), "seed_sd": 0.5, "run_sd": 0.3, "not_default": ["fine_tune_batch_norm_train"]}
+WRONG = {"fine_tune_no_normalisation": ("fine_tune", -9.0), "fine_tune_whole_image": ("fine_tune", -2.0)}
+
+
+@pytest.fixture(scope="module")
+def reports(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two published studies in which fine-tuning wins and loses, and one of this machine."""
+    folder = tmp_path_factory.mktemp("reports")
+    tomato = Plan(study="tomato", per_class=(10, 50), strategies=FROZEN_WINS, ablations=WRONG, **CALM)
+    write_tables(folder / "tomato", tomato)
+    write_tables(folder / "xray", Plan(study="xray", per_class=(10, 100), strategies=SAME, **CALM))
+    write_tables(folder / "quick", Plan(strategies=SAME))
+    guide.write(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def studies(reports: Path) -> list[Comparison]:
+    return published(reports)
+
+
+def test_the_grid_has_a_row_a_situation_with_the_best_that_nothing_beats(studies: list[Comparison]) -> None:
+    table, _ = grid(studies, "reports/")
+    assert [(row[0], row[2], row[3]) for row in table.rows] == [
+        ("[tomato](reports/tomato/report.md)", "10", "**fine_tune**"),
+        ("[tomato](reports/tomato/report.md)", "50", "**fine_tune**"),
+        ("[xray](reports/xray/report.md)", "10", "**feature_extraction**"),
+        ("[xray](reports/xray/report.md)", "100", "**feature_extraction**"),
+    ]
+    gain = studies[0].gain(50, "fine_tune", "feature_extraction")
+    half = gain["difference"] - gain["low"]
+    assert table.rows[1][5] == f"+{gain['difference']:.1f} ±{half:.1f}"
+    assert table.rows[3][5] == "–"
+
+
+def test_the_heat_map_shows_mean_differences_and_marks_what_nothing_beats(studies: list[Comparison]) -> None:
+    data = grid(studies)[1].data
+    runs = studies[0].tables.runs
+    means = runs[runs["per_class"] == 50].groupby("strategy")["test_accuracy"].mean() * 100
+    mine = data[(data["study"] == "tomato") & (data["per_class"] == 50)].set_index("strategy")
+    assert list(mine.index) == ["scratch", "feature_extraction", "fine_tune"]
+    assert mine.loc["scratch", "gain"] == pytest.approx(means["scratch"] - means["feature_extraction"], abs=1e-3)
+    assert mine["unbeaten"].tolist() == [False, False, True]
+
+
+def test_frozen_batch_norm_is_held_against_updated_wherever_both_ran(studies: list[Comparison]) -> None:
+    picture = batch_norm(studies)
+    assert picture is not None
+    data = picture.data.set_index(["study", "per_class"])
+    assert data["strategy"].unique().tolist() == ["fine_tune"]
+    assert data.loc[("tomato", 50), "gain"] == pytest.approx(6, abs=1)
+    assert data.loc[("xray", 100), "gain"] == pytest.approx(0, abs=1)
+    assert (data["low"] < data["gain"]).all()
+
+
+def test_studies_that_ran_one_way_have_no_figure_of_batch_norm(tmp_path: Path) -> None:
+    write_tables(tmp_path / "leaves", Plan(study="leaves", strategies={"scratch": 0.6, "fine_tune": 0.8}))
+    assert batch_norm(published(tmp_path)) is None
+
+
+def test_a_rule_that_holds_here_and_fails_there_depends_and_names_both(studies: list[Comparison]) -> None:
+    rows = {(row[0], row[1]): row[2:] for row in textbook(studies).rows}
+    frozen = rows["BatchNorm", "`fine_tune` > `fine_tune_batch_norm_train` + 1"]
+    assert frozen == (
+        "**depends**",
+        "holds: [tomato 50](tomato/report.md); fails: [xray 100](xray/report.md)",
+    )
+    few = rows["under 1,000 images, feature extraction only", "`feature_extraction` > `fine_tune` + 1"]
+    assert few == ("**fails**", "fails: [tomato 10](tomato/report.md)")
+
+
+def test_mistakes_stand_in_order_of_what_they_cost(studies: list[Comparison]) -> None:
+    costs = mistakes(studies[0])
+    assert costs["no normalisation"] == pytest.approx(-9, abs=1)
+    plants, worse = questions(studies)
+    assert "**fine_tune**" in plants
+    order = ["no normalisation", "BatchNorm updated", "the whole image"]
+    assert sorted(order, key=worse.index) == order
+
+
+def test_what_to_begin_with_is_most_often_unbeaten_and_what_is_missing_is_named(tmp_path: Path) -> None:
+    write_tables(tmp_path / "a", Plan(study="a", per_class=(10, 50), strategies=FROZEN_WINS, **CALM))
+    missing = (("scratch", 0), ("scratch", 1))
+    write_tables(tmp_path / "b", Plan(study="b", strategies=SAME, missing=missing, **CALM))
+    found = published(tmp_path)
+    assert "**fine_tune**: nothing beats it in 2 of 3 rows" in default(found)
+    assert "[b](b/report.md) (2 runs)" in not_covered(found)
+    assert "More than 200 training images" in not_covered(found)
+
+
+def test_the_guide_has_few_figures_and_tables_links_to_what_exists_and_leaves_out_this_machines_study(
+    reports: Path,
+) -> None:
+    text = (reports / "guide.md").read_text(encoding="utf-8")
+    assert len(re.findall(r"^\| ---", text, re.MULTILINE)) <= 3
+    assert "quick" not in text
+    targets = re.findall(r"\]\((figures/[^)]*)\)", text)
+    assert len(targets) == 6
+    assert all((reports / target).is_file() for target in targets)
+
+
+def test_the_guide_is_written_the_same_again(reports: Path) -> None:
+    files = [reports / "guide.md", *sorted((reports / "figures").iterdir())]
+    before = [path.read_bytes() for path in files]
+    guide.write(reports)
+    assert [path.read_bytes() for path in files] == before
+
+
+def test_without_a_published_study_there_is_no_guide(tmp_path: Path) -> None:
+    write_tables(tmp_path / "quick")
+    with pytest.raises(TablesError, match="no published study"):
+        guide.write(tmp_path)
