@@ -220,7 +220,13 @@ def lines(panel: Axes, rows: pd.DataFrame, names: Sequence[str]) -> None:
     present = [name for name in names if name in set(rows["name"])]
     aside = {name: 0.12 * (i - (len(present) - 1) / 2) for i, name in enumerate(present)}
     (
-        so.Plot(rows.assign(x=rows["place"] + rows["name"].map(aside)), x="x", y="value", color="name", marker="name")
+        so.Plot(
+            rows.assign(x=rows["place"] + rows["name"].map(aside).astype(float)),
+            x="x",
+            y="value",
+            color="name",
+            marker="name",
+        )
         .add(so.Line(linewidth=1.3, pointsize=6, edgewidth=0), legend=False)
         .add(so.Range(linewidth=1.4), ymin="low", ymax="high", legend=False)
         .scale(color=colours(names), marker=markers(names))

@@ -10,7 +10,6 @@ from matplotlib.figure import Figure
 
 from analysis.comparison import Comparison
 from analysis.markdown import NONE, Picture, Section, Table, code, number, with_interval
-from analysis.paired import strategy_order
 from analysis.sections.ablations import depths, effects
 from analysis.style import INK, figure, key, lines
 from analysis.tables import GROUPS, size_name
@@ -30,12 +29,7 @@ def costs(study: Comparison) -> pd.DataFrame:
         for row in effects(study).to_dict("records")
         if row["ablation"] in known and row["of"] in study.names
     ]
-    places = {
-        name: place
-        for place, name in enumerate(
-            (*study.sizes, *strategy_order(list({row["of"] for row in rows})), *reversed(GROUPS))
-        )
-    }
+    places = {name: place for place, name in enumerate((*study.sizes, *study.names, *reversed(GROUPS)))}
     table = pd.DataFrame(rows, columns=COLUMNS)
     return table.sort_values(["per_class", "of", "first"], key=lambda column: column.map(places), ignore_index=True)
 
@@ -62,9 +56,8 @@ def _table(study: Comparison, mine: pd.DataFrame) -> Table:
             runs = f"`{row['ablation']}`" + (f", the same as `{row['twin']}`" if row["twin"] else "")
             rows.append((name, row["first"], runs, str(row["k"]), number(row["judged"]), cost))
             name = ""
-        whole = (
-            series["judged"] + series["cost"]
-        ).mean()  # on the seeds of the depths, which may be fewer than its own
+        # On the seeds of the depths, which may be fewer than its own.
+        whole = float((series["judged"] + series["cost"]).mean())
         rows.append(("", "everything", f"`{of}`", str(series["k"].max()), number(whole), NONE))
     head = ("Strategy", "Learns from", "Runs of", "Seeds", study.metric.capitalize(), "Cost")
     return Table(head, tuple(rows), frozenset({3, 4, 5}))

@@ -156,10 +156,10 @@ def _rates(study: Comparison) -> Picture:
         for size, panels in zip(sizes, drawing.subplots(len(sizes), 2, squeeze=False), strict=True):
             mine = table[table["per_class"] == size].rename(columns={"strategy": "name"})
             lines(panels[0], mine.assign(value=mine["judged"]), study.drawn)
-            moved = mine[mine["drift"] > 0].assign(value=mine["drift"], low=float("nan"), high=float("nan"))
+            moved = mine.assign(value=mine["drift"], low=float("nan"), high=float("nan"))[mine["drift"] > 0]
             lines(panels[1], moved, study.drawn)
             panels[0].set(title=size_name(size), ylabel=f"{study.metric} (%)")
-            panels[1].set(ylabel="backbone moved", yscale="log")
+            panels[1].set(ylabel="backbone moved", yscale="log" if len(moved) else "linear")
             for panel in panels:
                 panel.set_xticks(range(len(ticks)), ticks)
                 panel.set_xlabel("learning rate" if size == sizes[-1] else "")
