@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,38 +13,13 @@ from analysis.checks import KEY
 from analysis.claims import Claim, load_claims
 from analysis.markdown import counted
 from analysis.paired import all_pairs, by_seed, interval, points, strategy_order
-from analysis.power import ALPHA, MOST_OVERLAP
 from analysis.statistics import Paired
 from analysis.tables import ALL, COLUMNS, METRICS, Metric, Tables, TablesError
+from analysis.unbeaten import DECIDED_FROM, Unbeaten, one_class, unbeaten
 from analysis.verdicts import judge
 
 REFERENCE = "feature_extraction"  # fixed beforehand, whatever the runs say
-DECIDED_FROM = 5  # seeds; below, nothing is decided
 CITABLE_FROM = 10  # seeds; below, a study is exploratory
-
-
-@dataclass(frozen=True)
-class Unbeaten:
-    """The candidates of one size that no other beats (Holm-adjusted p below 0.05), highest mean first.
-
-    Candidates are the default strategies, whose pairs are one family of tests, or all where fewer than two of those
-    ran. The others stand in the tables beside them, and are neither advised nor beat anything.
-    """
-
-    per_class: int
-    k: int  # seeds of the pair that has fewest, thin strategies aside
-    members: tuple[str, ...]  # not beaten, never failed, and without a sign against them
-    doubtful: tuple[str, ...]  # not beaten, but some 95% interval against them excludes zero before correction
-    unstable: tuple[str, ...]  # not beaten, but some run failed (diverged, or one class for all images): no merit
-    thin: tuple[str, ...]  # too few seeds in common with any other strategy to be beaten, or to be recommended
-    beaten: tuple[str, ...]
-    others: tuple[str, ...]  # compared, and no candidates
-    state: Literal["one strategy", "pool too small", "too few seeds", "decided"]
-
-    @property
-    def advised(self) -> tuple[str, ...]:
-        """The set as a report advises it: empty where nothing is decided."""
-        return self.members if self.state in ("one strategy", "decided") else ()
 
 
 @dataclass(frozen=True)
@@ -236,23 +211,13 @@ def compare(tables: Tables) -> Comparison:
         strategies=strategies,
         pairs=pairs,
         unbeaten=tuple(
-            _unbeaten(strategies, pairs, size, tables.default_strategies, frozenset(one_class(tables, size)))
+            unbeaten(strategies, pairs, size, tables.default_strategies, frozenset(one_class(tables, size)))
             for size in sizes
         ),
         claims=mine,
         verdicts=tuple(verdicts[claim.id] for claim in mine),
         names=tuple(strategy_order(strategies["strategy"].unique().tolist())),
     )
-
-
-def one_class(tables: Tables, per_class: int) -> dict[str, int]:
-    """By strategy, in how many final runs that did not diverge all test images got one class; where there are some."""
-    steady = tables.runs[(tables.runs["per_class"] == per_class) & (tables.runs["status"] == "ok")]
-    found = {}
-    for name, mine in steady.groupby("strategy"):
-        predicted = tables.predictions.by(mine["fingerprint"].tolist())
-        found[str(name)] = int((predicted == predicted[:, :1]).all(axis=1).sum())
-    return {name: count for name, count in found.items() if count}
 
 
 def _strategies(tables: Tables) -> pd.DataFrame:
@@ -277,47 +242,3 @@ def _strategies(tables: Tables) -> pd.DataFrame:
             row["diverged"] = int((mine["status"] == "diverged").sum())
             rows.append(row)
     return pd.DataFrame(rows)
-
-
-def _unbeaten(
-    strategies: pd.DataFrame, pairs: pd.DataFrame, per_class: int, default: frozenset[str], failed: frozenset[str]
-) -> Unbeaten:
-    """Which strategies of one size cannot be told from the top: never a test against a winner picked on test.
-
-    failed: strategies that gave all test images one class in some run.
-    """
-    mine = strategies[strategies["per_class"] == per_class].sort_values("judged", ascending=False, kind="stable")
-    several = mine["strategy"].isin(default).sum() > 1
-    others = mine.loc[~mine["strategy"].isin(default) & several, "strategy"].tolist()
-    mine = mine[~mine["strategy"].isin(others)]
-    names = mine["strategy"].tolist()
-    unsteady = set(mine.loc[mine["diverged"] > 0, "strategy"]) | failed
-    sized = pairs[(pairs["per_class"] == per_class) & pairs["a"].isin(names) & pairs["b"].isin(names)]
-    enough = sized[sized["k"] >= DECIDED_FROM]
-    full = set(enough["a"]) | set(enough["b"])
-    state: Literal["one strategy", "pool too small", "too few seeds", "decided"] = "decided"
-    if len(names) == 1:
-        state, full = "one strategy", set(names)
-    elif per_class != ALL and (sized["overlap"] > MOST_OVERLAP).any():
-        state, full = "pool too small", set(names)
-    elif enough.empty:
-        state, full = "too few seeds", set(names)
-    told = enough[enough["p_holm"] < ALPHA]
-    beaten = set(told.loc[told["difference"] > 0, "a"]) | set(told.loc[told["difference"] < 0, "b"])
-    unbeaten = [name for name in names if name not in beaten and name in full]
-    steady = [name for name in unbeaten if name not in unsteady]
-    # The best mean among the steady has none of them above it; signs from unsteady ones count for nothing.
-    seen = enough[enough["a"].isin(steady) & enough["b"].isin(steady)]
-    signs = set(seen.loc[seen["low"] > 0, "a"]) | set(seen.loc[seen["high"] < 0, "b"])
-    among = sized[sized["a"].isin(full) & sized["b"].isin(full)]
-    return Unbeaten(
-        per_class=per_class,
-        k=int(among["k"].min()) if len(among) else int(mine["k"].min()),
-        members=tuple(name for name in steady if name not in signs),
-        doubtful=tuple(name for name in steady if name in signs),
-        unstable=tuple(name for name in unbeaten if name in unsteady),
-        thin=tuple(name for name in names if name not in full),
-        beaten=tuple(name for name in names if name in beaten),
-        others=tuple(others),
-        state=state,
-    )

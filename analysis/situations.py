@@ -15,10 +15,11 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from analysis import style
-from analysis.comparison import REFERENCE, Comparison, Unbeaten, compare
+from analysis.comparison import REFERENCE, Comparison, compare
 from analysis.markdown import NONE, Picture, Table, number, seconds, signed, size_text
 from analysis.paired import BATCH_NORM_TRAIN, DEFAULT_ORDER, strategy_order
 from analysis.tables import TablesError, load
+from analysis.unbeaten import Unbeaten
 
 NOT_PUBLISHED = {"quick"}  # made on every machine anew
 # What the images of a data set show, those most like ImageNet's first: the order of the rows.

@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import pandas as pd
-
-from analysis.claims import METRICS, Claim, Family, Part, Runs
+from analysis.claims import METRICS, Claim, Family, Part
 from analysis.power import ALPHA, POWER, seeds_needed, smallest_detectable
+from analysis.sides import awaited, diverged, seeds_there, values_of
 from analysis.statistics import Paired, equivalence, paired_difference
 from analysis.tables import ALL, Tables, size_name, used_scale
 from analysis.tables import METRICS as ACCURACIES
@@ -184,10 +183,10 @@ def _missing(claim: Claim, tables: Tables) -> list[str]:
     missing = []
     for part in claim.parts:
         for size in _sizes(claim, part):
-            sides = {runs: _values(runs, part.metric, size, tables) for runs in (part.better, part.worse)}
-            awaited = {runs: _awaited(runs, size, tables.missing_cells) for runs in sides}
+            sides = {runs: values_of(runs, part.metric, size, tables) for runs in (part.better, part.worse)}
+            awaited = {runs: awaited(runs, size, tables.missing_cells) for runs in sides}
             empty = [
-                f"{runs} at {size_name(size)} ({_seeds(len(values), awaited[runs])})"
+                f"{runs} at {size_name(size)} ({seeds_there(len(values), awaited[runs])})"
                 for runs, values in sides.items()
                 if awaited[runs] or len(values) < 2
             ]
@@ -198,30 +197,18 @@ def _missing(claim: Claim, tables: Tables) -> list[str]:
     return missing
 
 
-def _awaited(runs: Runs, per_class: int, missing: pd.DataFrame) -> int:
-    """How many declared seeds have no run yet."""
-    mine = missing[(missing["strategy"] == runs.strategy) & (missing["per_class"] == per_class)]
-    if runs.lr_scale is None:
-        return int(mine["role"].isin(["final", "ablation"]).sum())
-    return int(((mine["role"] == "sweep") & (mine["lr_scale"].round(9) == round(runs.lr_scale, 9))).sum())
-
-
-def _seeds(present: int, awaited: int) -> str:
-    return f"{present} of {present + awaited} seeds" if present + awaited else "not declared"
-
-
 def _test(claim: Claim, part: Part, tables: Tables) -> _Tested:
     sizes = _sizes(claim, part)
     overlap = tables.correlation(*sizes)
     sides = [
-        (_values(part.worse, part.metric, size, tables), _values(part.better, part.metric, size, tables))
+        (values_of(part.worse, part.metric, size, tables), values_of(part.better, part.metric, size, tables))
         for size in sizes
     ]
     seeds = sides[0][0].index
     for worse, better in sides:
         seeds = seeds.intersection(worse.index).intersection(better.index)
     values = [(worse[seeds].to_numpy(), better[seeds].to_numpy()) for worse, better in sides]
-    flags = tuple(flag for runs in (part.better, part.worse) if (flag := _diverged(runs, claim.per_class, tables)))
+    flags = tuple(flag for runs in (part.better, part.worse) if (flag := diverged(runs, claim.per_class, tables)))
     unit = f"points of {ACCURACIES[tables.judge_by]}" if part.metric == "judged" else part.unit
     if any(not math.isfinite(value) for pair in values for side in pair for value in side):
         raise ValueError(f"claim {claim.id}: a value of {part.metric} is missing (NaN); no test is made with it")
@@ -250,53 +237,11 @@ def _halves(per_class: int, part: Part, tables: Tables) -> str:
         return ""
     said = []
     for metric in ("train_accuracy", "test_accuracy"):
-        better, worse = (_values(runs, metric, per_class, tables) for runs in (part.better, part.worse))
+        better, worse = (values_of(runs, metric, per_class, tables) for runs in (part.better, part.worse))
         said.append(
             f"{_signed(float((better - worse).dropna().mean()))} of {METRICS[metric].removeprefix('points of ')}"
         )
     return f" (made of {' and '.join(said)})"
-
-
-def _cells(runs: Runs, per_class: int, tables: Tables) -> pd.DataFrame:
-    for table in (tables.runs, tables.ablations) if runs.lr_scale is None else (tables.sweep,):
-        chosen = table[(table["strategy"] == runs.strategy) & (table["per_class"] == per_class)]
-        if runs.lr_scale is not None:
-            chosen = chosen[chosen["lr_scale"].round(9) == round(runs.lr_scale, 9)]
-        if len(chosen):
-            return chosen
-    # Where a study sweeps a rate but doesn't train it as a final run, its base rate is a cell of the sweep.
-    if runs.lr_scale is None:
-        return _cells(Runs(runs.strategy, 1.0), per_class, tables)
-    return tables.sweep.iloc[:0]
-
-
-def _values(runs: Runs, metric: str, per_class: int, tables: Tables) -> pd.Series[float]:
-    """A metric by seed, in the unit that METRICS names. Drift: at the end of the last phase."""
-    cells = _cells(runs, per_class, tables).set_index("seed")
-    if metric == "gap":
-        return 100 * (cells["train_accuracy"] - cells["test_accuracy"])
-    if metric != "drift":
-        return 100 * cells[metric].astype(float)
-    moved = tables.drift
-    if not len(cells):
-        return pd.Series(dtype=float)
-    first = cells.iloc[0]
-    moved = moved[
-        (moved["role"] == first["role"])
-        & (moved["strategy"] == runs.strategy)
-        & (moved["per_class"] == per_class)
-        & (moved["lr_scale"].round(9) == round(float(first["lr_scale"]), 9))
-        & ((moved["group"] == runs.group) if runs.group is not None else (moved["group"] != "head"))
-    ]
-    last = moved[moved["phase"] == moved.groupby("seed")["phase"].transform("max")]
-    by_seed: pd.Series[float] = 100 * last.groupby("seed")["weight_distance"].mean()
-    return by_seed
-
-
-def _diverged(runs: Runs, per_class: int, tables: Tables) -> str:
-    cells = _cells(runs, per_class, tables)
-    count = int((cells["status"] == "diverged").sum())
-    return f"{count} of {len(cells)} runs of {runs} diverged" if count else ""
 
 
 def _description(claim: Claim, tables: Tables) -> str:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from analysis.comparison import REFERENCE, Comparison, Unbeaten
+from analysis.comparison import REFERENCE, Comparison
 from analysis.markdown import NONE, Section, Table, bracket, number, seconds, with_interval
 from analysis.paired import no_test
 from analysis.tables import ALL
+from analysis.unbeaten import Unbeaten
 
 SLOWER = 1.5  # times: a member of the set that takes longer than this is worth its own time in the table
 UNDECIDED = {

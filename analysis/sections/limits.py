@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from analysis.comparison import CITABLE_FROM, DECIDED_FROM, Comparison
+from analysis.comparison import CITABLE_FROM, Comparison
 from analysis.markdown import Section, Table, counted, listed, number, sentence, shown
 from analysis.tables import METRICS, Tables, size_name
+from analysis.unbeaten import DECIDED_FROM
 
 ROLES = {"pilot": "tuning", "final": "final", "sweep": "sweep", "ablation": "ablation"}
 UNCOMMITTED = "-dirty"  # ends a commit that had changes beside it

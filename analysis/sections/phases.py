@@ -9,12 +9,13 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis.comparison import DECIDED_FROM, Comparison
+from analysis.comparison import Comparison
 from analysis.markdown import NONE, Picture, Section, Table, number, p_value, with_interval
 from analysis.paired import adjust, difference_of, interval, strategy_order
 from analysis.power import ALPHA
 from analysis.style import figure, key, lines
 from analysis.tables import GROUPS, group_rates, size_name
+from analysis.unbeaten import DECIDED_FROM
 
 COLUMNS = ["per_class", "strategy", "phase", "learning", "epochs", "k", "train", "mean", "low", "high"]
 COLUMNS += ["gain", "gain_low", "gain_high", "p_holm"]

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from itertools import islice
 
-from analysis.comparison import CITABLE_FROM, Comparison, one_class
+from analysis.comparison import CITABLE_FROM, Comparison
 from analysis.markdown import Section, counted, listed, number, sentence, shown, with_interval
 from analysis.sections import ablations, sweep
 from analysis.tables import ALL, size_name
+from analysis.unbeaten import one_class
 
 MOST = 5
 FEW_JUDGED = 200  # images on which a rate was chosen; below, the luck of that choice is worth a line

@@ -11,10 +11,10 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from analysis.comparison import Comparison, compare, one_class
-from analysis.comparison import _unbeaten as unbeaten
+from analysis.comparison import Comparison, compare
 from analysis.paired import COMPARISON_COLUMNS, DEFAULT_ORDER, all_pairs
 from analysis.tables import TablesError, load
+from analysis.unbeaten import one_class, unbeaten
 from tests.analysis.conftest import Plan, write_tables
 
 TWO = {"feature_extraction": 0.75, "fine_tune": 0.80}
