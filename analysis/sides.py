@@ -8,7 +8,7 @@ from analysis.claims import Runs
 from analysis.tables import Tables
 
 
-def awaited(runs: Runs, per_class: int, missing: pd.DataFrame) -> int:
+def still_awaited(runs: Runs, per_class: int, missing: pd.DataFrame) -> int:
     """How many declared seeds have no run yet."""
     mine = missing[(missing["strategy"] == runs.strategy) & (missing["per_class"] == per_class)]
     if runs.lr_scale is None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from analysis.claims import METRICS, Claim, Family, Part
 from analysis.power import ALPHA, POWER, seeds_needed, smallest_detectable
-from analysis.sides import awaited, diverged, seeds_there, values_of
+from analysis.sides import diverged, seeds_there, still_awaited, values_of
 from analysis.statistics import Paired, equivalence, paired_difference
 from analysis.tables import ALL, Tables, size_name, used_scale
 from analysis.tables import METRICS as ACCURACIES
@@ -184,7 +184,7 @@ def _missing(claim: Claim, tables: Tables) -> list[str]:
     for part in claim.parts:
         for size in _sizes(claim, part):
             sides = {runs: values_of(runs, part.metric, size, tables) for runs in (part.better, part.worse)}
-            awaited = {runs: awaited(runs, size, tables.missing_cells) for runs in sides}
+            awaited = {runs: still_awaited(runs, size, tables.missing_cells) for runs in sides}
             empty = [
                 f"{runs} at {size_name(size)} ({seeds_there(len(values), awaited[runs])})"
                 for runs, values in sides.items()

@@ -100,7 +100,14 @@ def _draw(recalls: pd.DataFrame, sizes: list[int], names: list[str], classes: li
     for panel, size in zip(panels, sizes, strict=True):
         values = recalls[recalls["per_class"] == size].pivot_table(index="class", columns="strategy", values="recall")
         values = values.reindex(index=classes, columns=names)
-        style = {"linewidths": 1, "annot_kws": {"fontsize": 7.5}, "cbar": False, "cmap": "YlGnBu"}
+        style = {
+            "xticklabels": False,
+            "yticklabels": False,
+            "linewidths": 1,
+            "annot_kws": {"fontsize": 7.5},
+            "cbar": False,
+            "cmap": "YlGnBu",
+        }
         sns.heatmap(values, annot=True, fmt=".0f", ax=panel, **ends, **style)
         panel.set(xlabel="", ylabel="", title=size_name(size))
         panel.set_xticks(np.arange(len(names)) + 0.5, [drawn(name) for name in names], rotation=90)

@@ -14,7 +14,7 @@ from analysis.sections import trust
 from tests.analysis.conftest import Plan, write_tables
 
 TWO = {"feature_extraction": 0.75, "fine_tune": 0.80}
-PUBLISHED = sorted(path.parent for path in Path("reports").glob("*/report.md"))
+PUBLISHED = sorted(path.parent for path in Path("reports").glob("*/provenance.json"))
 MOST_WORDS, MOST_FIGURES, MOST_TABLES = 900, 3, 3
 
 
