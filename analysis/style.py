@@ -141,7 +141,8 @@ class Intervals:
     zero: bool = False  # a line there: values are differences
     shaded: Mapping[int, Sequence[str]] | None = None  # by size, the rows to set off
     filled: pd.Series[bool] | None = None  # which markers are filled; None: all
-    ticks: Mapping[str, float] | None = None  # by name, a value to hold against
+    mark: float | None = None  # a value to hold all against, dotted where it lies inside
+    ticks: Mapping[str, float] | None = None  # by name, a value to hold it against
     look: Mapping[str, tuple[str, str]] = field(default_factory=dict)  # colour and marker of a row; else its own
     labels: Mapping[str, str] = field(default_factory=dict)  # of a row, where it is not its name
 
@@ -170,6 +171,8 @@ class Intervals:
             panel.axhspan(rows[name] - 0.5, rows[name] + 0.5, color="#F1ECDD", linewidth=0, zorder=0)
         if self.zero:
             panel.axvline(0, color=INK, linewidth=0.9, zorder=1)
+        if self.mark is not None and left <= self.mark <= right:
+            panel.axvline(self.mark, color=GREY, linewidth=1, linestyle=":", zorder=1)
         for name, at in (self.ticks or {}).items():
             panel.plot([at, at], [rows[name] - 0.3, rows[name] + 0.3], color="#E69F00", linewidth=2, zorder=1)
         look = {**looks(self.names), **self.look}

@@ -17,7 +17,17 @@ UNDECIDED = {
 
 def section(study: Comparison) -> Section:
     """The opening of the report: what was compared, and the answer as a table."""
-    return Section("", (setting(study), table(study), _reading(study)))
+    return Section("", (setting(study), *_out_of_date(study), table(study), _reading(study)))
+
+
+def _out_of_date(study: Comparison) -> tuple[str, ...]:
+    """What stands above all numbers of the first edition."""
+    if not study.tables.first_edition:
+        return ()
+    return (
+        "**Out of date**: this is the first edition, which updated BatchNorm in training. Today's strategies keep it"
+        " frozen, which makes fine-tuning better and may change the order; the study is to be trained anew.",
+    )
 
 
 def setting(study: Comparison) -> str:
@@ -71,12 +81,15 @@ def _as_good(study: Comparison, size: Unbeaten, others: list[str]) -> str:
     fastest = min(times, key=times.__getitem__)
     worth = times[size.advised[0]] > SLOWER * times[fastest]
     return (
-        ", ".join(f"{name} ({seconds(times[name])})" if name == fastest and worth else name for name in others) or NONE
+        ", ".join(f"{name} ({seconds(times[name])})" if name == fastest and worth else name for name in others)
+        or "none"
     )
 
 
 def _reading(study: Comparison) -> str:
+    devices = {e.get("device", e["device_kind"]) for e in study.tables.provenance["environments"]}
+    where = devices.pop() if len(devices) == 1 else f"{len(devices)} kinds of machine"
     return (
-        f"{study.metric.capitalize()}, mean over seeds [95% interval over {study.over}]. *As good*: no comparison tells"
-        " it from the strategy to use (paired by seed, corrected for their number)."
+        f"{study.metric.capitalize()}, mean over seeds [95% interval over {study.over}]. A run: one training on {where}"
+        ", tuning not counted. *As good*: too close to be told from the one to use, which is not proven equal."
     )

@@ -65,11 +65,15 @@ def _ends(study: Comparison, split: str) -> pd.DataFrame:
 
 def _phase(recipe: Mapping[str, Any], phase: int) -> dict[str, Any]:
     """Which groups learn in a phase (`head`, `stage4 + head`, `everything`), and for how many epochs."""
-    learning = list(group_rates(recipe["phases"][phase - 1]["lr"]))
-    label = " + ".join(learning)
-    if len(learning) > 2 and tuple(learning) == GROUPS[-len(learning) :]:
-        label = "everything" if len(learning) == len(GROUPS) else f"{learning[0]} to head"
-    return {"learning": label, "epochs": recipe["epochs_of_phases"][phase - 1]}
+    return {"learning": learning(recipe["phases"][phase - 1]["lr"]), "epochs": recipe["epochs_of_phases"][phase - 1]}
+
+
+def learning(rates: Mapping[str, float]) -> str:
+    """Which groups learn at these rates: `head`, `stage4 + head`, `stage2 to head`, `everything`."""
+    groups = list(group_rates(rates))
+    if len(groups) > 2 and tuple(groups) == GROUPS[-len(groups) :]:
+        return "everything" if len(groups) == len(GROUPS) else f"{groups[0]} to head"
+    return " + ".join(groups)
 
 
 def verdict(row: Mapping[Any, Any]) -> str:

@@ -6,6 +6,8 @@ from matplotlib.figure import Figure
 
 from analysis.comparison import Comparison
 from analysis.markdown import NONE, Picture, Section, Table, bracket, number, seconds, share, signed
+from analysis.paired import BATCH_NORM_TRAIN
+from analysis.sections.phases import learning
 from analysis.style import Intervals
 from analysis.tables import ALL, METRICS
 
@@ -18,7 +20,7 @@ def section(study: Comparison) -> Section:
     picture = Picture(
         "strategies",
         f"{study.metric.capitalize()} of every strategy",
-        f"Every strategy: {words}; shaded: the set that nothing beats; ◂: below what is shown.",
+        f"Every strategy: {words}. Shaded: the set that nothing beats; ◂: further left; dotted: one answer for all.",
         study.strategies[columns],
         lambda: _draw(study, names),
     )
@@ -34,7 +36,8 @@ def _order(study: Comparison) -> list[str]:
 def _draw(study: Comparison, names: list[str]) -> Figure:
     renamed = {"strategy": "name", "judged": "value", "judged_low": "low", "judged_high": "high"}
     shaded = {size.per_class: size.advised for size in study.unbeaten}
-    return Intervals(study.strategies.rename(columns=renamed), f"{study.metric}, %", names, shaded=shaded).draw()
+    rows = study.strategies.rename(columns=renamed)
+    return Intervals(rows, f"{study.metric}, %", names, shaded=shaded, mark=study.baseline).draw()
 
 
 def table(study: Comparison, names: list[str]) -> Table:
@@ -47,11 +50,24 @@ def table(study: Comparison, names: list[str]) -> Table:
         cells = [_accuracy(found[size], name in advised[size]) if size in found else NONE for size in study.sizes]
         times = " / ".join(_seconds(found[size]["seconds"]) if size in found else NONE for size in study.sizes)
         last = found[sizes[-1]]
-        learns = share(last["trainable_parameters"], last["total_parameters"])
+        learns = f"{_what(study, name)} ({share(last['trainable_parameters'], last['total_parameters'])})"
         rows.append((f"**{name}**" if name in advised[study.sizes[-1]] else name, *cells, times, learns))
     heads = ["all images" if size == ALL else f"{size:,} a class" for size in study.sizes]
     header = ("", *heads, "Seconds", "Learns")
-    return Table(header, tuple(rows), frozenset(range(1, len(header))))
+    return Table(header, tuple(rows), frozenset(range(1, len(header) - 1)))
+
+
+def _what(study: Comparison, name: str) -> str:
+    """What a strategy trains, phase by phase, in a few words."""
+    recipe = study.recipe(name)
+    phases = [learning(phase["lr"]) for phase in recipe.get("phases", [])]
+    if recipe.get("learn") == "norms":
+        phases = ["norms + head"]
+    words = ", then ".join(phases) or "head, closed form"
+    several = len({rate for phase in recipe.get("phases", []) for rate in phase["lr"].values()}) > len(phases)
+    words += ", by layer" if several else ""
+    words += ", from random weights" if recipe.get("weights") == "none" else ""
+    return words + (", BatchNorm too" if name.endswith(BATCH_NORM_TRAIN) else "")
 
 
 def _seconds(value: float) -> str:
@@ -66,10 +82,10 @@ def _accuracy(row: dict[str, float], bold: bool) -> str:
 
 
 def _reading(study: Comparison) -> str:
-    other = "" if not study.uneven else f" Always answering the largest class gets {number(study.baseline)}%."
     return (
-        f"{study.metric.capitalize()} in percent ± half its 95% interval. Bold: the set that nothing beats.{other} "
-        "What each strategy does: [details](details.md#what-each-strategy-is)."
+        f"{study.metric.capitalize()} in percent ± half its 95% interval. Bold: the set that nothing beats. Always "
+        f"answering the largest class gets {number(study.baseline)}%. Learns: what is trained, and its share of the "
+        "weights; [more](details.md#what-each-strategy-is)."
     )
 
 

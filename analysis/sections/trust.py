@@ -24,15 +24,8 @@ def section(study: Comparison) -> Section:
 def lines(study: Comparison) -> list[str]:
     """What applies, weightiest first."""
     found = (line for rule in _RULES for line in rule(study))
-    return [*islice(found, MOST - 1), "One data set, one backbone, one budget: another of any can change the order."]
-
-
-def _first_edition(study: Comparison) -> Iterator[str]:
-    if study.tables.first_edition:
-        yield (
-            "**First edition**: BatchNorm was updated in every strategy. Frozen, as today's strategies have it, "
-            "fine-tuning did better; the study is to be trained anew."
-        )
+    last = "One data set, one backbone, one budget: `make own FOLDER=…` asks the same of your images."
+    return [*islice(found, MOST - 1), last]
 
 
 def _incomplete(study: Comparison) -> Iterator[str]:
@@ -46,6 +39,17 @@ def _few_seeds(study: Comparison) -> Iterator[str]:
     k = min(size.k for size in study.unbeaten)
     if k < CITABLE_FROM:
         yield f"**{counted(k, 'seed')}**: exploratory, a reason to look further; {CITABLE_FROM} would be citable."
+
+
+def _no_better_than_guessing(study: Comparison) -> Iterator[str]:
+    sizes = [
+        size_name(size.per_class)
+        for size in study.unbeaten
+        if size.advised and not study.of(size.per_class, size.advised[0])["judged_low"] > study.baseline
+    ]
+    if sizes:
+        guess = f"always answering the largest class ({number(study.baseline)}%)"
+        yield f"With {listed(sizes)}, nothing is shown to be better than {guess}."
 
 
 def _failed(study: Comparison) -> Iterator[str]:
@@ -74,7 +78,8 @@ def _better(study: Comparison) -> Iterator[str]:
         for found in (ablations.best_above(study, size.per_class), sweep.best_above(study, size.per_class)):
             if found:
                 gain = with_interval(found.difference, found.low, found.high)
-                yield f"{found.name} gets {gain} points on `{best}` with {where}: the best of many, so a lead."
+                tried = "the best of several tries, so flattered"
+                yield f"{found.name} gets {gain} points on `{best}` with {where}: {tried}."
 
 
 def _untuned(study: Comparison) -> Iterator[str]:
@@ -105,7 +110,7 @@ def _overlap(study: Comparison) -> Iterator[str]:
     sizes = [size for size in study.sizes if size != ALL and study.tables.overlap(size) >= MUCH_OVERLAP]
     if sizes:
         shares = listed([f"{study.tables.overlap(size):.0%} of their images with {size:,} a class" for size in sizes])
-        yield f"Two draws share {shares}; every interval is widened for it."
+        yield f"The training sets of two seeds share {shares}; every interval is widened for it."
 
 
 def _uneven(study: Comparison) -> Iterator[str]:
@@ -120,6 +125,6 @@ def _published(study: Comparison) -> Iterator[str]:
 
 
 _RULES: tuple[Callable[[Comparison], Iterator[str]], ...] = (
-    *(_first_edition, _incomplete, _few_seeds, _failed, _better, _untuned, _judged_on_few),
+    *(_incomplete, _few_seeds, _no_better_than_guessing, _failed, _better, _untuned, _judged_on_few),
     *(_data, _same_images, _overlap, _uneven, _published),
 )
