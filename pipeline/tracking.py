@@ -119,7 +119,7 @@ class _Mirror:
         # Where one of the others stands among its like is no reason to write it anew.
         wanted |= {_key(run): (run, finished - APART - i) for i, run in enumerate(experiment.others)}
         present: dict[str, str] = {}
-        for found in self._search(place):
+        for found in list(self._search(place)):  # all of them first: pages shift as runs go
             key = found.data.tags[KEY]
             if key in wanted and key not in present and found.info.status == "FINISHED":
                 present[key] = found.info.run_id
