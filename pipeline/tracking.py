@@ -205,7 +205,7 @@ def _key(run: MirroredRun, started: int = 0) -> str:
 
 
 def _settle() -> None:
-    """Import with telemetry off and retries low: the default ones block for 246 s where a server is down."""
+    """Import with telemetry off and retries low: MLflow's own block for 246 s (a server) or 101 s (a database)."""
     for name, value in {
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "DO_NOT_TRACK": "true",
@@ -216,8 +216,10 @@ def _settle() -> None:
     }.items():
         os.environ.setdefault(name, value)
     import sqlalchemy
+    from mlflow.store.db import utils
     from mlflow.tracking import MlflowClient  # noqa: F401
 
+    utils.MAX_RETRY_COUNT = 1
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)
     if not sqlalchemy.event.contains(sqlalchemy.Engine, "connect", _hasten):

@@ -8,6 +8,7 @@ import math
 import multiprocessing
 import shutil
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -205,23 +206,26 @@ def test_a_database_that_is_none_costs_one_warning(
     tmp_path: Path, study: Experiment, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "mlflow.db").write_text("no database, " * 100)
+    since = time.monotonic()
     with caplog.at_level(logging.WARNING):
         assert mirror(study, f"sqlite:///{tmp_path}/mlflow.db") is None
-    assert [record.message for record in caplog.records if "nothing else is affected" in record.message]
+    assert time.monotonic() - since < 60  # MLflow's own retries take 101 s
+    assert sum("nothing else is affected" in record.message for record in caplog.records) == 1
 
 
 def _mirror(uri: str, study: Experiment, outcomes: Any) -> None:
+    tracking.LOCK_SECONDS = 300  # a loaded machine takes its time over a fresh file's tables
     outcomes.put(mirror(study, uri))
 
 
-def test_several_writers_share_a_fresh_file(uri: str, study: Experiment) -> None:
+def test_two_writers_share_a_fresh_file(uri: str, study: Experiment) -> None:
     Path("mlflow.db").unlink()
     context = multiprocessing.get_context("spawn")
     outcomes = context.Queue()
-    writers = [context.Process(target=_mirror, args=(uri, study, outcomes)) for _ in range(3)]
+    writers = [context.Process(target=_mirror, args=(uri, study, outcomes)) for _ in range(2)]
     for writer in writers:
         writer.start()
     for writer in writers:
-        writer.join(120)
-    assert sorted(written(outcomes.get(timeout=5)) for _ in writers) == [0, 0, 5]
+        writer.join(300)
+    assert sorted(written(outcomes.get(timeout=5)) for _ in writers) == [0, 5]
     assert len(runs(uri, view=3)) == 5
