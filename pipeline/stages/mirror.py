@@ -151,7 +151,7 @@ def _mean(seeds: Sequence[MirroredRun], judged: str, dataset: DatasetInput) -> M
         from scipy.stats import t
 
         spread = statistics.stdev(run.final[judged] for run in seeds)
-        half = t.ppf(0.975, len(seeds) - 1) * spread / math.sqrt(len(seeds))
+        half = float(t.ppf(0.975, len(seeds) - 1)) * spread / math.sqrt(len(seeds))
         final |= {f"{judged}_low": final[judged] - half, f"{judged}_high": final[judged] + half}
     values: dict[tuple[int, str], list[float]] = {}
     for point in (point for run in seeds for point in run.curves):
