@@ -41,7 +41,7 @@ lock: ## renew requirements.lock: names, versions and hashes, no addresses (need
 ui: $(BIN)/.installed ## browse the runs in MLflow, on this machine only
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --backend-store-uri $(MLFLOW_TRACKING_URI) --host 127.0.0.1 --port 5000 --workers 1
 
-mirror: $(BIN)/.installed ## rebuild the MLflow mirror from the run store
+mirror: $(BIN)/.installed ## show every collected study in MLflow, at MLFLOW_TRACKING_URI or in mlflow.db
 	python -m pipeline.stages.mirror
 
 report: $(BIN)/.installed ## render the report of STUDY again from its tables, without DVC or training
@@ -85,4 +85,4 @@ bench-peers: $(BIN)/.installed .venv-peers/.installed ## the same work by a plai
 	touch $@
 
 clean: ## remove prepared data, the embedded study and caches; published studies stay
-	rm -rf data/*/images.npy data/*/images_whole.npy data/*/listing.json data/*/index.csv data/*/card.json data/*/subsets.json data/*/.activations results/quick reports/quick .mypy_cache .ruff_cache .pytest_cache .benchmarks mlflow.db
+	rm -rf data/*/images.npy data/*/images_whole.npy data/*/listing.json data/*/index.csv data/*/card.json data/*/subsets.json data/*/.activations results/quick reports/quick .mypy_cache .ruff_cache .pytest_cache .benchmarks mlflow.db* mlruns

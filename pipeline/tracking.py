@@ -1,26 +1,28 @@
-"""MLflow: the only importer of mlflow; an idempotent mirror of the run store."""
+"""MLflow: the only importer of mlflow; makes an experiment show a study, each run once, whoever asks and how often."""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
+import json
 import logging
 import os
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
-
-from pipeline.strategies import Cell
+from typing import Any
 
 LOG = logging.getLogger(__name__)
 
 DEFAULT_URI = "sqlite:///mlflow.db"
 METRICS_AT_ONCE = 1000  # MLflow refuses larger batches
-LOCK_SECONDS = 30.0  # a writer holds the lock for some milliseconds, on a fresh file for some seconds
+BROWSER = "http://127.0.0.1:5000"  # `make ui`
+APART = 60_000  # milliseconds between those at the top of the list and the others
+LOCK_SECONDS = 30.0  # how long another process that mirrors into the same file is waited for
+KEY = "mirror.key"  # the tag by which a run of ours is known again: a checksum of all that it shows
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Point:
 
 @dataclass(frozen=True)
 class DatasetInput:
-    """The data set of a run."""
+    """The data set of a study."""
 
     name: str
     sha256: str
@@ -45,157 +47,150 @@ class DatasetInput:
 
 @dataclass(frozen=True)
 class MirroredRun:
-    """A stored run as MLflow is to show it."""
+    """A run as MLflow is to show it."""
 
-    cell: Cell
-    params: Mapping[str, str | float | int]  # beside the cell's own
-    curves: Sequence[Point]
-    final: Mapping[str, float]
-    tags: Mapping[str, str]  # `fingerprint` is one of them
-    dataset: DatasetInput
-    started: datetime
-    seconds: float
-    experiment: str
-    description: str  # of the experiment
-
-    @property
-    def name(self) -> str:
-        """What the run is called in the list of runs."""
-        scale = "" if self.cell.lr_scale == 1 else f" ×{self.cell.lr_scale:g}"
-        role = "" if self.cell.role == "final" else f" · {self.cell.role}"
-        return f"{self.cell.strategy}{scale} · {self.cell.size} · seed {self.cell.seed}{role}"
+    name: str
+    params: Mapping[str, str]
+    tags: Mapping[str, str]
+    seconds: float = 0.0
+    curves: Sequence[Point] = ()
+    final: Mapping[str, float] = field(default_factory=dict)
+    dataset: DatasetInput | None = None
+    description: str = ""  # Markdown; `{experiment}` and `{run}` stand for the ids
+    files: Mapping[str, Path] = field(default_factory=dict)  # artifacts, by their paths in the run
 
 
-Outcome = Literal["added", "present", "unavailable"]
+@dataclass(frozen=True)
+class Experiment:
+    """A study as MLflow is to show it, the first of the runs at the top of the list.
+
+    In the values of `tags`, `{experiment}` stands for its id and `{run}` for that of the last of the first runs.
+    """
+
+    name: str
+    tags: Mapping[str, str]
+    finished: float  # seconds since 1970; MLflow lists the run that started last first, so all start a bit before
+    first: Sequence[MirroredRun]
+    others: Sequence[MirroredRun]
 
 
-class Mirror:
-    """Runs go into MLflow once each, whoever asks and however often; where MLflow can't be had, one warning is all."""
+@dataclass(frozen=True)
+class Shown:
+    """What came of mirroring a study."""
 
-    def __init__(self, uri: str | None = None) -> None:
-        self.uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
-        self.client: Any = None
-        self.unavailable = False
-        self.experiments: dict[str, str] = {}
-        # experiment: (run's name, fingerprint): run id, finished; the same training may stand under two names
-        self.present: dict[str, dict[tuple[str, str], tuple[str, bool]]] = {}
+    written: int  # runs
+    server: str  # where a browser finds it
+    experiment: str  # id
 
-    def __enter__(self) -> Mirror:
-        return self
 
-    def __exit__(self, *_: object) -> None:
-        self.client = None
+def mirror(experiment: Experiment, uri: str | None = None) -> Shown | None:
+    """Make MLflow show exactly these runs, beside those that somebody else has logged there.
 
-    def add(self, run: MirroredRun) -> Outcome:
-        """Mirror a run. A half-written one is written anew, one of an older fingerprint of the same cell removed."""
-        if self.unavailable:
-            return "unavailable"
-        try:
-            with _quiet():
-                return self._add(run)
-        except Exception as error:  # whatever a server, a database or a missing package does, training goes on
-            self.unavailable = True
-            LOG.warning(
-                "MLflow at %s can't be used (%s); training goes on, `make mirror` catches up",
-                self.uri, str(error).partition("\n")[0][:200],
-            )  # fmt: skip
-            return "unavailable"
+    A run that is there stays as it is; one that is not shown any more, or was left half-written, is closed and removed.
+    Whatever a server, a database or a missing package does, one warning is all that comes of it, and None.
+    """
+    uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            _settle()
+            with _one_at_a_time(uri):
+                return _Mirror(uri).show(experiment)
+    except Exception as error:
+        LOG.warning(
+            "MLflow at %s can't be used (%s); nothing else is affected, `make mirror` catches up",
+            uri, str(error).partition("\n")[0][:200],
+        )  # fmt: skip
+        return None
 
-    def _add(self, run: MirroredRun) -> Outcome:
-        # One writer at a time, from migrations to the last write: several on a fresh file crash in its migrations, and
-        # a run that another writer is in the middle of must not be taken for one that was left half-written.
-        if self.client is None:
-            _import_mlflow()  # takes seconds, and needs no lock
-        with _one_at_a_time(self.uri):
-            if self.client is None:
-                self.client = _client(self.uri)
-            return self._mirror(run)
 
-    def _mirror(self, run: MirroredRun) -> Outcome:
-        experiment = self._experiment(run)
-        known, key = self.present[experiment], (run.name, run.tags["fingerprint"])
-        if key in known:
-            run_id, finished = known[key]
-            if finished:
-                return "present"
-            self.client.delete_run(run_id)
-        for old in self._same_cell(experiment, run):
-            if old.data.tags.get("fingerprint") == key[1] and old.info.status == "FINISHED":  # another writer's, since
-                self.present[experiment][key] = old.info.run_id, True
-                return "present"
-            self.client.delete_run(old.info.run_id)
-        self.present[experiment][key] = self._write(experiment, run), True
-        return "added"
+class _Mirror:
+    def __init__(self, uri: str) -> None:
+        from mlflow.tracking import MlflowClient
 
-    def _experiment(self, run: MirroredRun) -> str:
-        if run.experiment not in self.experiments:
-            found = self.client.get_experiment_by_name(run.experiment)
-            made = found.experiment_id if found else self.client.create_experiment(run.experiment)
-            if found and found.lifecycle_stage == "deleted":  # in the user interface; its name stays taken
-                self.client.restore_experiment(made)
-                for entry in self._search(made, ""):  # restored too, with those that newer ones had replaced
-                    self.client.delete_run(entry.info.run_id)
-            self.client.set_experiment_tag(made, "mlflow.note.content", run.description)
-            # Opens the experiment on its training runs and charts rather than on traces of language models.
-            self.client.set_experiment_tag(made, "mlflow.experimentKind", "custom_model_development")
-            self.experiments[run.experiment] = made
-            self.present[made] = {
-                (entry.info.run_name, entry.data.tags["fingerprint"]): (
-                    entry.info.run_id,
-                    entry.info.status == "FINISHED",
-                )
-                for entry in self._search(made, "")
-                if "fingerprint" in entry.data.tags
-            }
-        return self.experiments[run.experiment]
+        self.client = MlflowClient(tracking_uri=uri)
+        self.server = uri.rstrip("/") if uri.startswith("http") else BROWSER
 
-    def _search(self, experiment: str, condition: str) -> Iterator[Any]:
+    def show(self, experiment: Experiment) -> Shown:
+        place = self._place(experiment.name)
+        finished = int(experiment.finished * 1000)
+        wanted = {_key(run, finished - i): (run, finished - i) for i, run in enumerate(experiment.first)}
+        last = list(wanted)[-1]
+        # Where one of the others stands among its like is no reason to write it anew.
+        wanted |= {_key(run): (run, finished - APART - i) for i, run in enumerate(experiment.others)}
+        present: dict[str, str] = {}
+        for found in list(self._search(place)):  # all of them first: pages shift as runs go
+            key = found.data.tags[KEY]
+            if key in wanted and key not in present and found.info.status == "FINISHED":
+                present[key] = found.info.run_id
+                continue
+            if found.info.status == "RUNNING":
+                self.client.set_terminated(found.info.run_id, "KILLED")
+            self.client.delete_run(found.info.run_id)
+        missing = [key for key in wanted if key not in present]
+        for key in missing:
+            present[key] = self._write(place, key, *wanted[key])
+        for name, value in experiment.tags.items():
+            self.client.set_experiment_tag(place, name, _with_ids(value, place, present[last]))
+        return Shown(len(missing), self.server, place)
+
+    def _place(self, name: str) -> str:
+        found = self.client.get_experiment_by_name(name)
+        if found is None:
+            return str(self.client.create_experiment(name))
+        if found.lifecycle_stage == "deleted":  # in the user interface; its name stays taken
+            self.client.restore_experiment(found.experiment_id)
+        return str(found.experiment_id)
+
+    def _search(self, place: str) -> Iterator[Any]:
         token = None
         while True:
-            page = self.client.search_runs([experiment], condition, max_results=1000, page_token=token)
+            page = self.client.search_runs([place], f"tags.`{KEY}` != ''", max_results=1000, page_token=token)
             yield from page
             token = page.token
             if not token:
                 return
 
-    def _same_cell(self, experiment: str, run: MirroredRun) -> list[Any]:
-        condition = " and ".join(f"params.{key} = '{value}'" for key, value in _cell_params(run.cell).items())
-        return list(self._search(experiment, condition))
-
-    def _write(self, experiment: str, run: MirroredRun) -> str:
-        from mlflow import entities
-
-        start = int(run.started.timestamp() * 1000)
-        end = start + int(run.seconds * 1000)
-        tags = {"mlflow.runName": run.name, **run.tags}
-        made = self.client.create_run(experiment, start_time=start, tags=tags, run_name=run.name)
+    def _write(self, place: str, key: str, run: MirroredRun, started: int) -> str:
+        made = self.client.create_run(place, started, {**run.tags, KEY: key}, run.name)
         run_id: str = made.info.run_id
-        last = max((point.epoch for point in run.curves), default=1)
-        metrics = [
-            entities.Metric(p.name, p.value, start + (end - start) * p.epoch // last, p.epoch) for p in run.curves
-        ] + [entities.Metric(name, value, end, last) for name, value in run.final.items()]
-        params = [entities.Param(key, str(value)) for key, value in {**_cell_params(run.cell), **run.params}.items()]
-        for first in range(0, max(len(metrics), 1), METRICS_AT_ONCE):
-            batch = metrics[first : first + METRICS_AT_ONCE]
-            self.client.log_batch(run_id, metrics=batch, params=params if first == 0 else ())
-        self.client.log_inputs(run_id, datasets=[_dataset(run.dataset)])
+        end = started + int(run.seconds * 1000)
+        try:
+            self._fill(made, run, started, end)
+        except BaseException:
+            with contextlib.suppress(Exception):
+                self.client.set_terminated(run_id, "KILLED")
+            raise
         self.client.set_terminated(run_id, "FINISHED", end)
         return run_id
 
+    def _fill(self, made: Any, run: MirroredRun, started: int, end: int) -> None:
+        from mlflow import entities
 
-def _cell_params(cell: Cell) -> dict[str, str]:
-    return {
-        "strategy": cell.strategy,
-        "per_class": str(cell.per_class),
-        "seed": str(cell.seed),
-        "lr_scale": f"{cell.lr_scale:g}",
-        "role": cell.role,
-    }
+        run_id = made.info.run_id
+        last = max((point.epoch for point in run.curves), default=1)
+        # MLflow draws a metric with one step, 0, as bars.
+        metrics = [entities.Metric(name, value, end, 0) for name, value in run.final.items()] + [
+            entities.Metric(p.name, p.value, started + (end - started) * p.epoch // last, p.epoch) for p in run.curves
+        ]
+        params = [entities.Param(name, value) for name, value in run.params.items()]
+        for first in range(0, max(len(metrics), 1), METRICS_AT_ONCE):
+            batch = metrics[first : first + METRICS_AT_ONCE]
+            self.client.log_batch(run_id, metrics=batch, params=params if first == 0 else ())
+        if run.dataset is not None:
+            self.client.log_inputs(run_id, datasets=[_dataset(run.dataset)])
+        if run.description:
+            text = _with_ids(run.description, made.info.experiment_id, run_id)
+            self.client.set_tag(run_id, "mlflow.note.content", text)
+        for path, file in run.files.items():
+            self.client.log_artifact(run_id, str(file), Path(path).parent.as_posix().removeprefix("."))
+
+
+def _with_ids(text: str, experiment: str, run: str) -> str:
+    return text.replace("{experiment}", experiment).replace("{run}", run)
 
 
 def _dataset(data: DatasetInput) -> Any:
-    import json
-
     from mlflow import entities
 
     profile = json.dumps({"images": data.images, "classes": data.classes, "sha256": data.sha256})
@@ -203,28 +198,43 @@ def _dataset(data: DatasetInput) -> Any:
     return entities.DatasetInput(described, [entities.InputTag("mlflow.data.context", "training")])
 
 
-def _import_mlflow() -> None:
-    """Import with telemetry off and retries low: the default ones block for 246 s where a server is down."""
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("DO_NOT_TRACK", "true")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
+def _key(run: MirroredRun, started: int = 0) -> str:
+    files = {path: hashlib.sha256(file.read_bytes()).hexdigest() for path, file in run.files.items()}
+    shown = json.dumps([asdict(replace(run, files={})), files, started], sort_keys=True)
+    return hashlib.sha256(shown.encode()).hexdigest()
+
+
+def _settle() -> None:
+    """Import with telemetry off and retries low: MLflow's own block for 246 s (a server) or 101 s (a database)."""
+    for name, value in {
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "DO_NOT_TRACK": "true",
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    }.items():
+        os.environ.setdefault(name, value)
+    import sqlalchemy
+    from mlflow.store.db import utils
     from mlflow.tracking import MlflowClient  # noqa: F401
 
+    utils.MAX_RETRY_COUNT = 1
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    if not sqlalchemy.event.contains(sqlalchemy.Engine, "connect", _hasten):
+        sqlalchemy.event.listen(sqlalchemy.Engine, "connect", _hasten)
 
 
-def _client(uri: str) -> Any:
-    from mlflow.tracking import MlflowClient
-
-    client = MlflowClient(tracking_uri=uri)
-    client.search_experiments(max_results=1)  # makes a fresh file's tables, finds a server that is down
-    return client
+def _hasten(connection: Any, _: object) -> None:
+    """A commit waits for no disk: a file is five times as fast, and `make mirror` makes anew what a power cut loses."""
+    if "sqlite" in type(connection).__module__:
+        connection.execute("PRAGMA synchronous=OFF")
 
 
 @contextlib.contextmanager
 def _one_at_a_time(uri: str) -> Iterator[None]:
+    """Several writers on a fresh file crash in its migrations, and would take each other's runs for half-written."""
     if not uri.startswith("sqlite:///"):
         yield
         return
@@ -240,11 +250,4 @@ def _one_at_a_time(uri: str) -> Iterator[None]:
                 if time.monotonic() > until:
                     raise TimeoutError(f"another process has held {place} for {LOCK_SECONDS:g} s") from None
                 time.sleep(0.02)
-        yield
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
         yield

@@ -1,4 +1,4 @@
-"""The mirror: once each, readable, and never in the way."""
+"""The mirror: each run once, readable, and never in the way."""
 
 from __future__ import annotations
 
@@ -6,182 +6,226 @@ import fcntl
 import logging
 import math
 import multiprocessing
+import shutil
 import threading
 import time
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pipeline import tracking
-from pipeline.strategies import Cell
-from pipeline.tracking import DatasetInput, Mirror, MirroredRun, Point
+from pipeline.tracking import DatasetInput, Experiment, MirroredRun, Point, Shown, mirror
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # mlflow's own
 
-RUN = MirroredRun(
-    cell=Cell("tiny", "sweep", "fine_tune_one_rate", 10, 100.0, 3),
-    params={"backbone": "efficientnet_lite0", "epochs": 2},
-    curves=[
-        Point(e, name, 0.1 * e) for e in (1, 2) for name in ("train/loss", "train/accuracy", "val/loss", "val/accuracy")
-    ],
-    final={"test/accuracy": 0.75, "test/log_loss": 0.5},
-    tags={"fingerprint": "f" * 64, "commit": "abc", "status": "ok"},
-    dataset=DatasetInput("ELPV", "d" * 64, "a package", 100, 2),
-    started=datetime(2026, 1, 1, tzinfo=UTC),
-    seconds=12.5,
-    experiment="tiny",
-    description="what it is",
-)
+DATASET = DatasetInput("ELPV", "d" * 64, "a package", 100, 2)
+SEEDS = [
+    MirroredRun(
+        name=f"fine_tune · seed {seed}",
+        params={"role": "final", "strategy": "fine_tune", "seed": str(seed)},
+        tags={"role": "final", "fingerprint": "f" * 64},
+        seconds=12.5,
+        curves=[Point(e, name, 0.1 * e) for e in (1, 2) for name in ("train/loss", "val/loss")],
+        final={"test/accuracy": 0.75},
+    )
+    for seed in range(3)
+]
+SUMMARY = replace(SEEDS[0], name="75.0% fine_tune", params={"role": "summary"}, tags={}, dataset=DATASET)
+WORSE = replace(SUMMARY, name="50.0% scratch")
+
+
+@pytest.fixture(scope="module")
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty database: making its tables takes seconds."""
+    file = tmp_path_factory.mktemp("migrated") / "mlflow.db"
+    client(f"sqlite:///{file}").search_experiments()
+    return file
 
 
 @pytest.fixture
-def uri(tmp_path: Path) -> str:
+def uri(tmp_path: Path, migrated: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.chdir(tmp_path)  # a database without a server keeps artifacts in ./mlruns
+    shutil.copy(migrated, tmp_path / "mlflow.db")
     return f"sqlite:///{tmp_path}/mlflow.db"
 
 
-def runs(uri: str) -> list[Any]:
+@pytest.fixture
+def study(tmp_path: Path) -> Experiment:
+    page = tmp_path / "report.md"
+    page.write_text("# Report", encoding="utf-8")
+    report = MirroredRun(
+        "report", {"role": "report"}, {}, description="[page](#/{experiment}/{run})", files={"pages/report.md": page}
+    )
+    return Experiment("tiny", {"mlflow.note.content": "[report](#/{experiment}/{run})"}, 1e9, [SUMMARY, report], SEEDS)
+
+
+def client(uri: str) -> Any:
     from mlflow.tracking import MlflowClient
 
-    client = MlflowClient(tracking_uri=uri)
-    found = client.get_experiment_by_name("tiny")
-    return [] if found is None else list(client.search_runs([found.experiment_id]))
+    return MlflowClient(tracking_uri=uri)
 
 
-def test_a_run_arrives_with_name_params_curves_results_data_set_and_tags(uri: str) -> None:
+def runs(uri: str, view: int = 1) -> list[Any]:
+    """The runs in the order of MLflow's list; `view` 3 counts the removed ones too."""
+    (experiment,) = client(uri).search_experiments(filter_string="name = 'tiny'")
+    return list(client(uri).search_runs([experiment.experiment_id], "", view, 1000, ["attributes.start_time DESC"]))
+
+
+def names(uri: str) -> list[str]:
+    return [run.info.run_name for run in runs(uri)]
+
+
+def written(shown: Shown | None) -> int:
+    assert shown is not None
+    return shown.written
+
+
+def test_a_mirrored_study_reads_like_the_study(uri: str, study: Experiment) -> None:
+    assert written(mirror(study, uri)) == 5
+    assert names(uri) == ["75.0% fine_tune", "report", *(seed.name for seed in SEEDS)]
+    assert {run.info.status for run in runs(uri)} == {"FINISHED"}
+    assert not any("mlflow.parentRunId" in run.data.tags for run in runs(uri))
+    summary, report, seed = runs(uri)[:3]
+    assert summary.inputs.dataset_inputs[0].dataset.name == "ELPV"
+    assert seed.data.params == SEEDS[0].params
+    assert seed.info.end_time - seed.info.start_time == 12500
+    steps = [(m.step, m.value) for m in client(uri).get_metric_history(seed.info.run_id, "val/loss")]
+    assert steps == [(1, 0.1), (2, 0.2)]
+    (last,) = client(uri).get_metric_history(seed.info.run_id, "test/accuracy")
+    assert (last.step, last.value) == (0, 0.75)
+    assert client(uri).list_artifacts(report.info.run_id, "pages")[0].path == "pages/report.md"
+    experiment = client(uri).get_experiment(report.info.experiment_id)
+    link = f"#/{experiment.experiment_id}/{report.info.run_id}"
+    assert experiment.tags["mlflow.note.content"] == f"[report]({link})"
+    assert report.data.tags["mlflow.note.content"] == f"[page]({link})"
+
+
+def test_mirroring_twice_writes_nothing(uri: str, study: Experiment) -> None:
+    mirror(study, uri)
+    before = [run.info.run_id for run in runs(uri)]
+    assert written(mirror(study, uri)) == 0
+    assert [run.info.run_id for run in runs(uri, view=3)] == before
+
+
+def test_only_what_changed_is_written_and_what_is_gone_goes(uri: str, study: Experiment) -> None:
+    mirror(study, uri)
+    before = {run.info.run_name: run.info.run_id for run in runs(uri)}
+    changed = replace(SEEDS[1], final={"test/accuracy": 0.5})
+    better = replace(WORSE, name="90.0% scratch")
+    assert written(mirror(replace(study, first=[better, *study.first], others=[changed, SEEDS[0]]), uri)) == 4
+    assert names(uri)[:3] == ["90.0% scratch", "75.0% fine_tune", "report"]  # moved down by one, so written anew
+    assert sorted(names(uri)[3:]) == sorted(seed.name for seed in SEEDS[:2])
+    after = {run.info.run_name: run.info.run_id for run in runs(uri)}
+    assert [name for name in after if after[name] == before.get(name)] == [SEEDS[0].name]
+
+
+def test_a_changed_report_is_uploaded_again(uri: str, study: Experiment) -> None:
+    mirror(study, uri)
+    study.first[-1].files["pages/report.md"].write_text("# Another", encoding="utf-8")
+    assert written(mirror(study, uri)) == 1
+
+
+def test_runs_that_somebody_else_logged_there_stay(uri: str, study: Experiment) -> None:
+    mirror(study, uri)
+    experiment = runs(uri)[0].info.experiment_id
+    client(uri).create_run(experiment, run_name="mine")
+    mirror(replace(study, others=[]), uri)
+    assert sorted(names(uri)) == ["75.0% fine_tune", "mine", "report"]
+
+
+@pytest.mark.parametrize("closed", [True, False])  # False: kill -9, or a server that went away
+def test_an_interrupted_run_is_closed_and_written_anew(
+    uri: str, study: Experiment, monkeypatch: pytest.MonkeyPatch, closed: bool
+) -> None:
     from mlflow.tracking import MlflowClient
 
-    with Mirror(uri) as mirror:
-        assert mirror.add(RUN) == "added"
-    (run,) = runs(uri)
-    assert run.info.run_name == "fine_tune_one_rate ×100 · 10 a class · seed 3 · sweep"
-    assert run.info.status == "FINISHED"
-    assert run.info.end_time - run.info.start_time == 12500
-    assert run.data.params == {
-        "strategy": "fine_tune_one_rate", "per_class": "10", "seed": "3", "lr_scale": "100", "role": "sweep",
-        "backbone": "efficientnet_lite0", "epochs": "2",
-    }  # fmt: skip
-    assert run.data.metrics["test/accuracy"] == 0.75
-    assert run.data.tags["commit"] == "abc"
-    assert run.inputs.dataset_inputs[0].dataset.name == "ELPV"
-    client = MlflowClient(tracking_uri=uri)
-    assert [(m.step, m.value) for m in client.get_metric_history(run.info.run_id, "val/loss")] == [(1, 0.1), (2, 0.2)]
-    experiment = client.get_experiment(run.info.experiment_id)
-    assert experiment.name == "tiny"
-    assert experiment.tags["mlflow.note.content"] == "what it is"
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, "log_batch", interrupted)
+        if not closed:
+            patch.setattr(MlflowClient, "set_terminated", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            mirror(study, uri)
+    assert [run.info.status for run in runs(uri)] == ["KILLED" if closed else "RUNNING"]
+    assert written(mirror(study, uri)) == 5
+    assert sorted(run.info.status for run in runs(uri, view=3)) == ["FINISHED"] * 5 + ["KILLED"]
+    assert len(runs(uri)) == 5
 
 
-def test_mirroring_twice_changes_nothing(uri: str) -> None:
-    for expected in ("added", "present"):
-        with Mirror(uri) as mirror:
-            assert mirror.add(RUN) == expected
-            assert mirror.add(RUN) == "present"
-    assert len(runs(uri)) == 1
-
-
-def test_a_run_of_a_new_fingerprint_takes_the_place_of_the_cells_old_one(uri: str) -> None:
-    with Mirror(uri) as mirror:
-        mirror.add(RUN)
-        mirror.add(replace(RUN, cell=replace(RUN.cell, seed=4), tags={**RUN.tags, "fingerprint": "e" * 64}))
-        assert mirror.add(replace(RUN, tags={**RUN.tags, "fingerprint": "a" * 64})) == "added"
-    assert {run.data.tags["fingerprint"][0] for run in runs(uri)} == {"a", "e"}
-
-
-def test_a_half_written_run_is_written_anew(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_writer_waits_and_then_finds_all_there(
+    uri: str, study: Experiment, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from mlflow.tracking import MlflowClient
 
-    with monkeypatch.context() as patch, Mirror(uri) as mirror:
-        patch.setattr(MlflowClient, "log_inputs", lambda *_, **__: (_ for _ in ()).throw(OSError("killed")))
-        assert mirror.add(RUN) == "unavailable"
-    (half,) = runs(uri)
-    assert half.info.status == "RUNNING"
-    with Mirror(uri) as mirror:
-        assert mirror.add(RUN) == "added"
-    (whole,) = runs(uri)
-    assert whole.info.status == "FINISHED"
+    log_inputs, outcomes = MlflowClient.log_inputs, list[Any]()
+    waiting = threading.Thread(target=lambda: outcomes.append(mirror(study, uri)))
 
-
-def test_a_run_that_another_writer_is_in_the_middle_of_is_left_alone(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mlflow.tracking import MlflowClient
-
-    first, second = Mirror(uri), Mirror(uri)
-    other = replace(RUN, cell=replace(RUN.cell, seed=4), tags={**RUN.tags, "fingerprint": "e" * 64})
-    assert (first.add(other), second.add(other)) == ("added", "present")
-    log_inputs, outcomes = MlflowClient.log_inputs, list[str]()
-
-    def interrupted(*given: Any, **named: Any) -> None:
-        if not outcomes:  # the second writer comes in here, and has to wait
-            outcomes.append("waits")
-            waiting.start()
-            waiting.join(0.5)
-            assert outcomes == ["waits"]
+    def in_the_middle(*given: Any, **named: Any) -> None:
+        waiting.start()
+        waiting.join(0.5)
+        assert outcomes == []
         log_inputs(*given, **named)
 
-    waiting = threading.Thread(target=lambda: outcomes.append(second.add(RUN)))
-    monkeypatch.setattr(MlflowClient, "log_inputs", interrupted)
-    assert first.add(RUN) == "added"
-    waiting.join(30)
-    assert outcomes == ["waits", "present"]
-    assert len(runs(uri)) == 2
+    monkeypatch.setattr(MlflowClient, "log_inputs", in_the_middle)
+    assert written(mirror(study, uri)) == 5
+    waiting.join(60)
+    assert written(outcomes[0]) == 0
+    assert len(runs(uri, view=3)) == 5
 
 
 def test_a_lock_that_is_never_given_back_blocks_nothing(
-    uri: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    uri: str, study: Experiment, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(tracking, "LOCK_SECONDS", 0.1)
     with Path(f"{uri.removeprefix('sqlite:///')}.lock").open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
-        assert Mirror(uri).add(RUN) == "unavailable"
+        assert mirror(study, uri) is None
     assert "another process has held" in caplog.text
 
 
-def test_an_experiment_deleted_in_the_interface_comes_back_with_what_is_mirrored_anew(uri: str) -> None:
-    from mlflow.tracking import MlflowClient
-
-    with Mirror(uri) as mirror:
-        mirror.add(RUN)
-        mirror.add(replace(RUN, tags={**RUN.tags, "fingerprint": "a" * 64}))
-    client = MlflowClient(tracking_uri=uri)
-    client.delete_experiment(client.get_experiment_by_name("tiny").experiment_id)
-    with Mirror(uri) as mirror:
-        assert mirror.add(replace(RUN, tags={**RUN.tags, "fingerprint": "a" * 64})) == "added"
-    assert [run.data.tags["fingerprint"][0] for run in runs(uri)] == ["a"]
+def test_an_experiment_deleted_in_the_interface_comes_back(uri: str, study: Experiment) -> None:
+    mirror(study, uri)
+    client(uri).delete_experiment(runs(uri)[0].info.experiment_id)
+    mirror(replace(study, others=SEEDS[:1]), uri)
+    assert names(uri) == ["75.0% fine_tune", "report", SEEDS[0].name]
 
 
-def test_a_diverged_run_keeps_its_nan(uri: str) -> None:
-    from mlflow.tracking import MlflowClient
-
-    nan = Point(1, "train/loss", math.nan)
-    assert Mirror(uri).add(replace(RUN, curves=[nan], tags={**RUN.tags, "status": "diverged"})) == "added"
-    (run,) = runs(uri)
-    assert (run.info.status, run.data.tags["status"]) == ("FINISHED", "diverged")
-    (logged,) = MlflowClient(tracking_uri=uri).get_metric_history(run.info.run_id, "train/loss")
+def test_a_diverged_run_keeps_its_nan(uri: str, study: Experiment) -> None:
+    diverged = replace(SEEDS[0], curves=[Point(1, "train/loss", math.nan)])
+    mirror(replace(study, others=[diverged]), uri)
+    assert written(mirror(replace(study, others=[diverged]), uri)) == 0
+    (logged,) = client(uri).get_metric_history(runs(uri)[-1].info.run_id, "train/loss")
     assert math.isnan(logged.value)
 
 
-def test_a_server_that_is_down_costs_one_warning_and_no_time(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_database_that_is_none_costs_one_warning(
+    tmp_path: Path, study: Experiment, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "mlflow.db").write_text("no database, " * 100)
     since = time.monotonic()
-    with caplog.at_level(logging.WARNING), Mirror("http://127.0.0.1:9") as mirror:
-        assert mirror.add(RUN) == mirror.add(RUN) == "unavailable"
-    assert time.monotonic() - since < 10
-    assert sum("training goes on" in record.message for record in caplog.records) == 1
+    with caplog.at_level(logging.WARNING):
+        assert mirror(study, f"sqlite:///{tmp_path}/mlflow.db") is None
+    assert time.monotonic() - since < 60  # MLflow's own retries take 101 s
+    assert sum("nothing else is affected" in record.message for record in caplog.records) == 1
 
 
-def _add(uri: str, seed: int, outcomes: Any) -> None:
-    run = replace(RUN, cell=replace(RUN.cell, seed=seed), tags={**RUN.tags, "fingerprint": f"{seed:064d}"})
-    with Mirror(uri) as mirror:
-        outcomes.put(mirror.add(run))
+def _mirror(uri: str, study: Experiment, outcomes: Any) -> None:
+    tracking.LOCK_SECONDS = 300  # a loaded machine takes its time over a fresh file's tables
+    outcomes.put(mirror(study, uri))
 
 
-def test_several_writers_share_a_fresh_file(uri: str) -> None:
+def test_two_writers_share_a_fresh_file(uri: str, study: Experiment) -> None:
+    Path("mlflow.db").unlink()
     context = multiprocessing.get_context("spawn")
     outcomes = context.Queue()
-    writers = [context.Process(target=_add, args=(uri, seed, outcomes)) for seed in range(3)]
+    writers = [context.Process(target=_mirror, args=(uri, study, outcomes)) for _ in range(2)]
     for writer in writers:
         writer.start()
     for writer in writers:
-        writer.join(60)
-    assert [outcomes.get(timeout=5) for _ in writers] == ["added"] * 3
-    assert len(runs(uri)) == 3
+        writer.join(300)
+    assert sorted(written(outcomes.get(timeout=5)) for _ in writers) == [0, 5]
+    assert len(runs(uri, view=3)) == 5
