@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import logging
 import os
 import subprocess
@@ -13,6 +14,8 @@ from pathlib import Path
 from pipeline.errors import UserError
 
 RESULTS, REPORTS, DATA = Path("results"), Path("reports"), Path("data")
+# What a disk refuses and a user can mend; other errors of the system are ours.
+OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO)
 
 
 def main(
@@ -33,6 +36,10 @@ def main(
         stage(*(getattr(given, several) if several else (getattr(given, name) for name in arguments)))
     except UserError as error:
         sys.exit(f"error: {error}")
+    except OSError as error:
+        if error.errno not in OF_THE_DISK:
+            raise
+        sys.exit(f"error: {error.filename}: {error.strerror}; finished runs are kept, `dvc repro` goes on from here")
     except KeyboardInterrupt:
         sys.exit("stopped; finished runs are kept, `dvc repro` goes on from here")
 
