@@ -12,9 +12,9 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DVC_NO_ANALYTICS := 1
 export MLFLOW_TRACKING_URI ?= sqlite:///mlflow.db
 
-.PHONY: study test test-faults lint lock ui mirror report readme pack prune bench bench-save bench-compare bench-growth bench-peers clean .venv
+.PHONY: study repository test test-faults lint lock ui mirror report readme pack prune bench bench-save bench-compare bench-growth bench-peers clean .venv
 
-study: $(BIN)/.installed ## run the active studies, print the answer of STUDY
+study: repository $(BIN)/.installed ## run the active studies, print the answer of STUDY
 	dvc repro
 	python -m analysis.report $(STUDY) --answer
 
@@ -28,6 +28,10 @@ lint: $(BIN)/.installed ## ruff and mypy
 	ruff check
 	ruff format --check
 	mypy
+
+repository: # of its own: dvc needs one, and runs name its commit
+	@inside=$$(git rev-parse --show-prefix) && test -z "$$inside" || { echo "Thaw needs git, and a repository of its own:" \
+	  "get it with \`git clone\`, or make this folder one with \`git init\`" >&2; exit 1; }
 
 .venv: $(BIN)/.installed ## install only
 

@@ -20,7 +20,7 @@ def partial_of(target: Path) -> Path:
 
 
 def write_atomically(target: Path, content: bytes) -> None:
-    """Write a file under another name, sync it, rename it. Raises OSError of `target`; the partial file is gone then."""
+    """Write a file under another name, sync it, rename it. Raises OSError that names `target`; no partial is left."""
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = partial_of(target)
     try:

@@ -51,12 +51,18 @@ def leave_empty(place: Path) -> None:
 
 
 def commit() -> str:
-    """The checked-out commit, `-dirty` where code or parameters differ from it; THAW_COMMIT where git is not."""
+    """The checked-out commit, `-dirty` where code or parameters differ from it.
+
+    THAW_COMMIT, or `unknown`, where there is no git or the repository is another's, inside which Thaw lies.
+    """
+    told = os.environ.get("THAW_COMMIT", "unknown")
     try:
+        if _git("rev-parse", "--show-prefix"):  # from the root of a repository to this folder
+            return told
         head = _git("rev-parse", "HEAD")
         changed = _git("status", "--porcelain", "--untracked-files=no", "--", "pipeline", "params.yaml")
     except (OSError, subprocess.CalledProcessError):
-        return os.environ.get("THAW_COMMIT", "unknown")
+        return told
     return f"{head}-dirty" if changed else head
 
 

@@ -5,6 +5,7 @@ For each of the three sources: a package's file, torch hub's cache, a file of on
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import os
@@ -97,10 +98,8 @@ def test_one_flipped_bit_is_noticed_at_the_next_load_whichever_it_is(install: In
         bit = moments.randrange(8 * path.stat().st_size)
         flip(path, bit)
         if isinstance(source, FileWeights):  # nobody knows what it should be: other weights, and said to be so
-            try:
+            with contextlib.suppress(WeightsError):
                 assert backbones.read_weights(source)[1] != before
-            except WeightsError:
-                pass
         else:
             with pytest.raises(WeightsError, match=r"have SHA-256 [0-9a-f]{64}, expected .*damaged or altered"):
                 backbones.read_weights(source)
@@ -238,8 +237,6 @@ def test_own_weights_of_another_model_are_refused_before_anything_is_trained(stu
     save_file({"features.0.weight": torch.zeros(1)}, study)
     for stage in (prepare.prepare, subset.subset, tune.tune):
         stage("tiny")
-    with pytest.raises(
-        WeightsError, match=r"features.0.bias is missing; .*features.0.weight \(1,\) for \(64, 3, 3, 3\)"
-    ):
+    with pytest.raises(WeightsError, match=r"features.0.bias is missing; .*weight \(1,\) for \(64, 3, 3, 3\)"):
         cells.complete("tiny", "final", "fine_tune")
     assert not run_files(study)

@@ -68,7 +68,7 @@ class Nursery:
         )  # fmt: skip
 
     def start(self, folder: Path, stages: Sequence[str], before: str = "") -> int:
-        """Run stages in `folder`, after a piece of code; the process, which leads a session and group of that number."""
+        """Run stages in `folder`, after a piece of code; the number of the process, of its group and its session."""
         assert self.process.stdin
         self.process.stdin.write(json.dumps([str(folder), str(folder / "told.txt"), stages, before]) + "\n")
         self.process.stdin.flush()
