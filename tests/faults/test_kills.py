@@ -65,7 +65,7 @@ def test_a_study_killed_25_times_at_random_moments_ends_with_the_bytes_of_an_unb
             how = moments.choice(list(kills))
             (os.killpg if how == "the group" else os.kill)(process, signal.SIGKILL)
             assert nursery.outcome() == -signal.SIGKILL
-            assert seconds_until_gone(process) < 5  # workers too
+            assert seconds_until_gone(process, 30) < 30  # workers too
             kills[how] += 1
             found.add(len(list((broken / "results").rglob("[!.]*.zip"))))
         assert left_by(broken) == expected
@@ -111,6 +111,14 @@ class Repro:
     def stop(self) -> None:
         seconds_until_gone(self.process.pid, 0)
         self.process.wait()
+
+
+def slowness() -> float:
+    """How many times as long as alone a process takes on this machine just now."""
+    since, worked = time.monotonic(), time.thread_time()
+    while time.thread_time() - worked < 0.3:
+        pass
+    return max(1.0, (time.monotonic() - since) / 0.3)
 
 
 def environment() -> dict[str, str]:
@@ -162,7 +170,7 @@ def test_ctrl_c_ends_dvc_its_stage_and_its_workers_and_the_next_dvc_repro_goes_o
     try:
         kept = {path.name: path.stat().st_mtime_ns for path in stored_runs(first.place)}
         os.killpg(first.process.pid, signal.SIGINT)
-        assert seconds_until_gone(first.process.pid) < 4  # two on a machine that does nothing else
+        assert seconds_until_gone(first.process.pid, 60) < 3 * slowness()  # two, and what measuring takes
     finally:
         first.stop()
     assert first.process.returncode not in (0, None)
