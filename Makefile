@@ -12,19 +12,26 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DVC_NO_ANALYTICS := 1
 export MLFLOW_TRACKING_URI ?= sqlite:///mlflow.db
 
-.PHONY: study test lint lock ui mirror report guide readme pack prune bench bench-save bench-compare bench-growth bench-peers clean .venv
+.PHONY: study repository test test-faults lint lock ui mirror report guide readme pack prune bench bench-save bench-compare bench-growth bench-peers clean .venv
 
-study: $(BIN)/.installed ## run the active studies, print the answer of STUDY
+study: repository $(BIN)/.installed ## run the active studies, print the answer of STUDY
 	dvc repro
 	python -m analysis.report $(STUDY) --answer
 
-test: $(BIN)/.installed ## all tests
+test: $(BIN)/.installed ## all tests but the longer faults
 	python -m pytest -n 2 --dist worksteal
+
+test-faults: $(BIN)/.installed ## kills, full disks, two at once and other faults that take a while
+	python -m pytest -n 2 --dist worksteal -m faults
 
 lint: $(BIN)/.installed ## ruff and mypy
 	ruff check
 	ruff format --check
 	mypy
+
+repository: # of its own: dvc needs one, and runs name its commit
+	@inside=$$(git rev-parse --show-prefix) && test -z "$$inside" || { echo "Thaw needs git, and a repository of its own:" \
+	  "get it with \`git clone\`, or make this folder one with \`git init\`" >&2; exit 1; }
 
 .venv: $(BIN)/.installed ## install only
 

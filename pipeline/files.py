@@ -20,7 +20,7 @@ def partial_of(target: Path) -> Path:
 
 
 def write_atomically(target: Path, content: bytes) -> None:
-    """Write a file under another name, sync it, rename it. Raises OSError; the partial file is gone then."""
+    """Write a file under another name, sync it, rename it. Raises OSError that names `target`; no partial is left."""
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = partial_of(target)
     try:
@@ -29,8 +29,10 @@ def write_atomically(target: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         partial.replace(target)
-    except BaseException:
+    except BaseException as error:
         partial.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            error.filename = str(target)  # a write that fails names no file
         raise
     sync_folder(target.parent)
 

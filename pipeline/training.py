@@ -28,6 +28,8 @@ from pipeline.strategies import BACKBONES, GROUPS, Cell, Phase, Precision, Strat
 NUMERICS_VERSION = 2  # raise by hand whenever the numbers of a run can change; every cell is then trained anew
 
 EVALUATION_BATCH = activations.BATCH
+# What PyTorch's and oneDNN's allocators on a CPU say: their errors have no class of their own.
+NO_MEMORY = ("can't allocate memory", "could not create a primitive", "could not create a memory object")
 
 
 class OutOfMemory(UserError):
@@ -139,7 +141,10 @@ def surroundings(task: Task, device: torch.device) -> Iterator[None]:
     try:
         with torch.random.fork_rng(devices=[]), _deterministic(device), reduced:
             yield
-    except (torch.OutOfMemoryError, MemoryError) as error:
+    except (MemoryError, RuntimeError) as error:
+        known = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        if not known and not any(words in str(error) for words in NO_MEMORY):
+            raise
         raise OutOfMemory(
             f"out of memory on {device} in {task.cell}: lower resolution (now {task.resolution}) or batch_size "
             f"(now {task.batch_size}) in params.yaml; nothing was changed by itself"

@@ -77,7 +77,11 @@ def run_stages(*lines: str, folder: Path, check: bool = True, workers: int = 1) 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     """A copy of the project with a tiny study of generated images."""
-    folder = tmp_path / "project"
+    return make_project(tmp_path / "project")
+
+
+def make_project(folder: Path) -> Path:
+    """Copy the project, in a repository of its own, with a tiny study of generated images."""
     folder.mkdir()
     for name in ("pipeline", "analysis", ".dvc", ".dvcignore", "dvc.yaml"):
         source = ROOT / name

@@ -140,8 +140,14 @@ class Workbench:
 
     @cached_property
     def weights(self) -> tuple[Mapping[str, Tensor], str]:
-        """The pretrained weights and their SHA-256, hashed anew in every process."""
-        return backbones.pretrained(self.study.backbone, self.study.weights)
+        """The pretrained weights and their SHA-256, hashed anew in every process.
+
+        Raises WeightsError where they are not those in the fingerprints of the cells that begin with them.
+        """
+        state, digest = backbones.pretrained(self.study.backbone, self.study.weights)
+        if digest != self.pretrained_sha256:
+            raise backbones.WeightsError(f"{self.study.weights} was replaced since the study began; start `dvc repro`")
+        return state, digest
 
     @cached_property
     def pretrained_sha256(self) -> str:

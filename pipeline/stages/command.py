@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import logging
 import os
 import subprocess
@@ -13,6 +14,8 @@ from pathlib import Path
 from pipeline.errors import UserError
 
 RESULTS, REPORTS, DATA = Path("results"), Path("reports"), Path("data")
+# What a disk refuses and a user can mend; other errors of the system are ours.
+OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO)
 
 
 def main(
@@ -33,6 +36,10 @@ def main(
         stage(*(getattr(given, several) if several else (getattr(given, name) for name in arguments)))
     except UserError as error:
         sys.exit(f"error: {error}")
+    except OSError as error:
+        if error.errno not in OF_THE_DISK:
+            raise
+        sys.exit(f"error: {error.filename}: {error.strerror}; finished runs are kept, `dvc repro` goes on from here")
     except KeyboardInterrupt:
         sys.exit("stopped; finished runs are kept, `dvc repro` goes on from here")
 
@@ -44,12 +51,18 @@ def leave_empty(place: Path) -> None:
 
 
 def commit() -> str:
-    """The checked-out commit, `-dirty` where code or parameters differ from it; THAW_COMMIT where git is not."""
+    """The checked-out commit, `-dirty` where code or parameters differ from it.
+
+    THAW_COMMIT, or `unknown`, where there is no git or the repository is another's, inside which Thaw lies.
+    """
+    told = os.environ.get("THAW_COMMIT", "unknown")
     try:
+        if _git("rev-parse", "--show-prefix"):  # from the root of a repository to this folder
+            return told
         head = _git("rev-parse", "HEAD")
         changed = _git("status", "--porcelain", "--untracked-files=no", "--", "pipeline", "params.yaml")
     except (OSError, subprocess.CalledProcessError):
-        return os.environ.get("THAW_COMMIT", "unknown")
+        return told
     return f"{head}-dirty" if changed else head
 
 

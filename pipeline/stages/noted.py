@@ -75,6 +75,12 @@ def is_whole(study: Study) -> bool:
     return bool(outputs) and bool(outputs == _outputs(folder(study.name), outputs))
 
 
+def damaged(study: Study) -> list[str]:
+    """The files of decoded images and their index that hold other bytes than were written: a disk may lie."""
+    sums = record(study).get("sha256", {})
+    return [name for name, digest in sums.items() if _sha256(folder(study.name) / name) != digest]
+
+
 def claim(study: Study) -> None:
     """Make sure that prepare may write its files. Raises PreparedError where another file has one of their names."""
     place = folder(study.name)
@@ -110,13 +116,18 @@ def write_card(study: Study, listing: Listing, found: Mapping[str, Any], crops: 
     text = _as_text(card)
     if not (place / CARD).exists() or (place / CARD).read_bytes() != text:
         write_atomically(place / CARD, text)
+    last, outputs = record(study), _outputs(place, (*PIXELS.values(), INDEX, CARD))
+    # What stands since it was noted keeps its checksum: if it was damaged since, a new one would hide that.
+    stands = {name for name, state in outputs.items() if last.get("outputs", {}).get(name) == state}
+    sums = {name: digest for name, digest in last.get("sha256", {}).items() if name in stands}
     current = {
         "written_by": "thaw",
         "stamp": listing.stamp,
         "made_from": _made(study, crops),
-        "outputs": _outputs(place, (*PIXELS.values(), INDEX, CARD)),
+        "outputs": outputs,
+        "sha256": {name: sums.get(name) or _sha256(place / name) for name in outputs if name != CARD},
     }
-    if current != record(study):
+    if current != last:
         write_json(place / LISTING, current)
 
 
@@ -158,6 +169,11 @@ def _made(study: Study, crops: Sequence[Crop]) -> dict[str, Any]:
         "decoding": DECODING_VERSION,
         "pillow": metadata.version("pillow"),
     }
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def _outputs(place: Path, names: Iterable[str]) -> dict[str, list[int]]:

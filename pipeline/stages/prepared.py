@@ -214,7 +214,10 @@ def write_index(study: Study, listing: Listing, dataset: Dataset, crops: Sequenc
 
 
 def read(study: Study) -> Prepared:
-    """The prepared data of a study. Raises PreparedError where they were prepared from other parameters or files."""
+    """The prepared data of a study, their checksums taken anew: some tenths of a second for 200 MB.
+
+    Raises PreparedError where they were made from other parameters or files, or are damaged.
+    """
     place = folder(study.name)
     card = json_of(place / CARD)
     if not card:
@@ -224,6 +227,11 @@ def read(study: Study) -> Prepared:
     _refuse_stale(place / CARD, {**made_from, "beside": card.get("beside")}, wanted, f"prepare {study.name}")
     if not noted.is_whole(study):
         raise PreparedError(f"{place}: its files are not those that `prepare` wrote; `dvc repro` makes them anew")
+    for name in noted.damaged(study):
+        raise PreparedError(
+            f"{place / name} does not hold what `prepare` wrote, as after an error of the disk; delete it, and "
+            "`dvc repro` makes it anew"
+        )
     if made_from.get("place") != place_of(study):
         _refuse_other_files(study, record(study).get("stamp", ""))
     for key in ("classes", "test_class_counts", "notes"):
