@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from pipeline.errors import UserError
 from pipeline.files import PARTIAL
+from pipeline.files import shown as shown
 
 if TYPE_CHECKING:
     from pipeline.decoding import Content
@@ -96,12 +97,6 @@ def sort(root: Path) -> Folder:
         tuple(notes),
         hashlib.sha256("\n".join(sorted(walk.lines)).encode("utf-8", "surrogateescape")).hexdigest(),
     )
-
-
-def shown(name: str) -> str:
-    """A name fit for a message: bytes that are no text and signs that break lines are written out."""
-    text = os.fsencode(name).decode("utf-8", "backslashreplace")
-    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
 
 
 def stamp_of(paths: Iterable[Path]) -> str:

@@ -13,7 +13,7 @@ import yaml
 
 ROOT = Path(__file__).parent.parent
 RANKS = (
-    {"errors", "files", "randomness", "strategies", "preprocessing", "convolutions"},
+    {"errors", "files", "plain_yaml", "randomness", "strategies", "preprocessing", "convolutions"},
     {"backbones", "datasets", "folders", "decoding", "identity", "tuning", "subsets"},
     {"augmentation", "phases", "prefix", "evaluation", "drift"},
     {"training", "activations", "lr_finder", "heads", "runs", "tracking", "params", "execution"},
