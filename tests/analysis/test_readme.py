@@ -34,6 +34,6 @@ def test_the_blocks_hold_the_studies_numbers_and_the_rest_stays(tmp_path: Path) 
 
 def test_the_projects_readme_is_up_to_date(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    text = Path("README.md").read_text()
+    text = Path("README.md").read_text(encoding="utf-8")
     assert readme.BLOCK.search(text)
     assert readme.renewed(text, Path("reports")) == text
