@@ -124,7 +124,8 @@ def _cifar10(options: Mapping[str, Any]) -> Listing:
             CIFAR10(str(root), download=True)
         except Exception as error:
             raise DatasetError(
-                f"CIFAR-10 is not in {folders.shown(str(place))} and can't be downloaded ({error}); unpack cifar-10-python.tar.gz there"
+                f"CIFAR-10 is not in {folders.shown(str(place))} and can't be downloaded ({error}); unpack "
+                "cifar-10-python.tar.gz there"
             ) from error
     return Listing(
         "CIFAR-10",

@@ -287,7 +287,8 @@ def _expect_classes(train: Path, classes: Iterable[str], walk: _Walk) -> None:
     names = list(classes)
     if names and all(name.lower() in SPLITS for name in names):
         raise DatasetError(
-            f"{_at(train)}: it holds {', '.join(names)} instead of classes; if its classes are in there, give {_at(train)}"
+            f"{_at(train)}: it holds {', '.join(names)} instead of classes; if its classes are in there, give "
+            f"{_at(train)}"
         )
     if len(names) < 2:
         loose = walk.skipped[NO_CLASS]

@@ -71,7 +71,8 @@ def draw(pool: Pool, per_class: int, seed: int, last: Indices) -> Indices:
         members = pool.indices[order[pool.labels[order] == label]]
         if len(members) < per_class:
             raise SubsetError(
-                f"per_class: {per_class} images of class '{shown(name)}' asked for, but only {len(members)} can be drawn"
+                f"per_class: {per_class} images of class '{shown(name)}' asked for, but only {len(members)} can be "
+                "drawn"
             )
         chosen.append(members if per_class == ALL else members[:per_class])
     return np.concatenate(chosen)
