@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 from zipfile import BadZipFile
 
 import numpy as np
@@ -235,8 +236,11 @@ def _csv(path: Path, columns: list[str]) -> pd.DataFrame:
     """One table with exactly these columns in any order, typed and sorted; raises TablesError."""
     if not path.is_file():
         raise TablesError(f"{path} does not exist; stage collect writes it: run `dvc repro`")
-    with path.open(newline="", encoding="utf-8") as lines:
-        header = next(csv.reader(lines), [])
+    try:
+        text = path.read_bytes().decode()
+        header = next(csv.reader(io.StringIO(text, newline="")), [])
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise TablesError(f"{path} is no table in UTF-8 ({error}); stage collect writes it: run `dvc repro`") from error
     if sorted(header) != sorted(columns):
         unknown = [name for name in header if name not in columns]
         absent = [name for name in columns if name not in header]
@@ -244,7 +248,17 @@ def _csv(path: Path, columns: list[str]) -> pd.DataFrame:
             [f"unknown column {name!r}" for name in unknown] + [f"no column {name!r}" for name in absent]
         )
         raise TablesError(f"{path}: {problem or 'a column is there twice'}; the columns are {', '.join(columns)}")
-    raw = pd.read_csv(path, dtype=str, keep_default_na=False)
+    try:
+        raw = pd.read_csv(io.StringIO(text, newline=""), dtype=str, keep_default_na=False, index_col=False)
+    except (ValueError, pd.errors.ParserWarning) as error:
+        raise TablesError(
+            f"{path}: {' '.join(str(error).split())}; every line should have {len(columns)} cells"
+        ) from None
+    short = raw[raw.isna().any(axis=1)]
+    if len(short):
+        raise TablesError(
+            f"{path}, line {_line(short[columns[0]])}: it should have {len(columns)} cells, and has fewer"
+        )
     frame = pd.DataFrame({name: _column(raw[name], name, path) for name in columns})
     keys = [name for name in columns if name in {*KEY, "phase", "epoch", "split", "metric", "group"}]
     return frame.sort_values(keys, kind="stable").reset_index(drop=True)
@@ -351,7 +365,13 @@ def _check_runs(runs: pd.DataFrame, role: str, study: str, declared: pd.DataFram
 def _predictions(path: Path) -> Predictions:
     if not path.is_file():
         raise TablesError(f"{path} does not exist; stage collect writes it: run `dvc repro`")
-    names = ("ids", "labels", "fingerprints", "predicted", "classes")
+    names = {
+        "ids": (1, "U"),
+        "labels": (1, "iu"),
+        "fingerprints": (1, "U"),
+        "predicted": (2, "iu"),
+        "classes": (1, "U"),
+    }
     try:
         with np.load(path, allow_pickle=False) as packed:
             arrays = {name: packed[name] for name in packed.files}
@@ -360,6 +380,11 @@ def _predictions(path: Path) -> Predictions:
     absent = [name for name in names if name not in arrays]
     if absent:
         raise TablesError(f"{path} has no array {absent[0]!r}; it should hold {', '.join(names)}")
+    for name, (dimensions, kinds) in names.items():
+        array = arrays[name]
+        if array.ndim != dimensions or (array.size and array.dtype.kind not in kinds):
+            right = f"{dimensions} of {'text' if kinds == 'U' else 'whole numbers'}"
+            raise TablesError(f"{path}: {name} has {array.ndim} dimensions of {array.dtype}, and should have {right}")
     return Predictions(
         ids=arrays["ids"],
         labels=arrays["labels"],
@@ -391,12 +416,15 @@ def _check_predictions(
     dataset = provenance["dataset"]
     if list(predictions.classes) != list(dataset["classes"]):
         raise TablesError(
-            f"{path}: the classes are {', '.join(predictions.classes)}, and should be "
-            f"{', '.join(dataset['classes'])}, as in provenance.json"
+            f"{path}: the classes are {list(predictions.classes)}, and should be {dataset['classes']}, as in "
+            "provenance.json"
         )
-    highest = max((int(a.max()) for a in (predictions.labels, predictions.predicted) if a.size), default=0)
-    if highest >= len(predictions.classes):
-        raise TablesError(f"{path}: class {highest} is used, and there are {len(predictions.classes)} classes from 0")
+    used = [int(end) for a in (predictions.labels, predictions.predicted) if a.size for end in (a.min(), a.max())]
+    strangers = [number for number in used if not 0 <= number < len(predictions.classes)]
+    if strangers:
+        raise TablesError(
+            f"{path}: class {strangers[0]} is used, and there are {len(predictions.classes)} classes from 0"
+        )
     counts = np.bincount(predictions.labels, minlength=len(predictions.classes)).tolist()
     if images != dataset["test_images"] or counts != list(dataset["test_class_counts"]):
         raise TablesError(
@@ -441,12 +469,44 @@ def _check_overlap(declared: pd.DataFrame, provenance: Mapping[str, Any], path: 
             )
 
 
+# What is read from provenance.json here.
+_SHAPE: Mapping[str, type] = {
+    "study": str, "parameters": dict, "parameters.study": dict, "parameters.strategies": dict, "dataset": dict,
+    "dataset.classes": list, "dataset.test_images": int, "dataset.test_class_counts": list, "environments": list,
+    "parameters.range_tests": int, "parameters.lr_scales": dict, "dataset.overlap": dict,
+}  # fmt: skip
+_MAY_MISS = ("parameters.range_tests", "parameters.lr_scales", "dataset.overlap")
+_KINDS: Mapping[type, str] = {str: "text", dict: "an object", list: "a list", int: "a whole number"}
+
+
+def _expect_shape(provenance: Mapping[str, Any], path: Path) -> None:
+    def refuse(place: str, value: Any, right: str) -> NoReturn:
+        raise TablesError(f"{path}: {place} is {ascii(value)[:80]}, and should be {right}")
+
+    for place, kind in _SHAPE.items():
+        above, _, name = place.rpartition(".")
+        block = provenance[above] if above else provenance
+        if name in block or place not in _MAY_MISS:
+            value = block.get(name)
+            if not isinstance(value, kind) or isinstance(value, bool):
+                refuse(place, value, _KINDS[kind])
+    objects = [provenance["environments"], [*provenance["parameters"]["strategies"].values()]]
+    objects.append([*provenance["parameters"].get("lr_scales", {}).values()])
+    for place, values in zip(("environments", "parameters.strategies", "parameters.lr_scales"), objects, strict=True):
+        for value in values:
+            if not isinstance(value, dict):
+                refuse(f"a part of {place}", value, _KINDS[dict])
+    for size, share in provenance["dataset"].get("overlap", {}).items():
+        if not isinstance(share, int | float) or isinstance(share, bool) or not 0 <= share <= 1:
+            refuse(f"dataset.overlap of size {size!a}", share, "a share from 0 to 1")
+
+
 def _provenance(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise TablesError(f"{path} does not exist; stage collect writes it: run `dvc repro`")
     try:
         provenance = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise TablesError(f"{path} is no JSON ({error}); stage collect writes it: run `dvc repro`") from error
     if not isinstance(provenance, dict):
         raise TablesError(f"{path} holds no object; stage collect writes it: run `dvc repro`")
@@ -454,6 +514,7 @@ def _provenance(path: Path) -> dict[str, Any]:
     for name in needed:
         if name not in provenance:
             raise TablesError(f"{path} has no {name!r}; it should have {', '.join(needed)}")
+    _expect_shape(provenance, path)
     for environment in provenance["environments"]:
         for field in (*SAME_EVERYWHERE[:-1], "commit", "command", "cells"):  # the first edition had one precision
             if field not in environment:

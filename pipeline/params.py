@@ -622,7 +622,7 @@ def _check_inheritance(
         return  # what is wrong with it is said there
     if not studies[other].pilots:
         raise ParamsError(f"{key}: study '{other}' does not tune its own rates; name one that does")
-    rated = [name for name in study.strategies if not strategies[name].closed_form]
+    rated = [name for name in study.strategies if name in strategies and not strategies[name].closed_form]
     absent = [name for name in rated if name not in studies[other].strategies]
     if absent:
         raise ParamsError(f"{key}: study '{other}' tunes no {', '.join(absent)}; leave it out or add it there")
