@@ -550,7 +550,7 @@ def test_any_arrays_in_place_of_predictions(collected: Path, data: st.DataObject
     arrays[name] = draw(st.sampled_from([
         was[:-1], was[::-1], was.astype(str), was.reshape(-1), was[..., None], was[:0], np.array(3),
         np.float64([np.nan]),
-        np.full(was.shape, -1), np.full(was.shape, 1.5), np.full(was.shape, 2**62), np.full(was.shape, b"x"), 
+        np.full(was.shape, -1), np.full(was.shape, 1.5), np.full(was.shape, 2**62), np.full(was.shape, b"x"),
         np.zeros(was.shape, bool),
         np.full(was.shape, "x"), np.zeros(was.shape, "datetime64[s]"), np.zeros(was.shape, complex),
         np.zeros(was.shape, [("a", int)]), np.array([], dtype=object) if not was.size else was[:1],
