@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pandas as pd
 
@@ -45,8 +46,11 @@ def read_csv(path: Path, columns: list[str]) -> pd.DataFrame:
     """One table with exactly these columns in any order, typed and sorted; raises TablesError."""
     if not path.is_file():
         raise TablesError(f"{path} does not exist; stage collect writes it: run `dvc repro`")
-    with path.open(newline="", encoding="utf-8") as lines:
-        header = next(csv.reader(lines), [])
+    try:
+        text = path.read_bytes().decode()
+        header = next(csv.reader(io.StringIO(text, newline="")), [])
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise TablesError(f"{path} is no table in UTF-8 ({error}); stage collect writes it: run `dvc repro`") from error
     if sorted(header) != sorted(columns):
         unknown = [name for name in header if name not in columns]
         absent = [name for name in columns if name not in header]
@@ -54,7 +58,17 @@ def read_csv(path: Path, columns: list[str]) -> pd.DataFrame:
             [f"unknown column {name!r}" for name in unknown] + [f"no column {name!r}" for name in absent]
         )
         raise TablesError(f"{path}: {problem or 'a column is there twice'}; the columns are {', '.join(columns)}")
-    raw = pd.read_csv(path, dtype=str, keep_default_na=False)
+    try:
+        raw = pd.read_csv(io.StringIO(text, newline=""), dtype=str, keep_default_na=False, index_col=False)
+    except (ValueError, pd.errors.ParserWarning) as error:
+        raise TablesError(
+            f"{path}: {' '.join(str(error).split())}; every line should have {len(columns)} cells"
+        ) from None
+    short = raw[raw.isna().any(axis=1)]
+    if len(short):
+        raise TablesError(
+            f"{path}, line {_line(short[columns[0]])}: it should have {len(columns)} cells, and has fewer"
+        )
     frame = pd.DataFrame({name: _column(raw[name], name, path) for name in columns})
     keys = [name for name in columns if name in {*KEY, "phase", "epoch", "split", "metric", "group"}]
     return frame.sort_values(keys, kind="stable").reset_index(drop=True)
@@ -147,12 +161,44 @@ def cell_name(cell: pd.Series[Any]) -> str:
     )
 
 
+# What is read from provenance.json here.
+_SHAPE: Mapping[str, type] = {
+    "study": str, "parameters": dict, "parameters.study": dict, "parameters.strategies": dict, "dataset": dict,
+    "dataset.classes": list, "dataset.test_images": int, "dataset.test_class_counts": list, "environments": list,
+    "parameters.range_tests": int, "parameters.lr_scales": dict, "dataset.overlap": dict,
+}  # fmt: skip
+_MAY_MISS = ("parameters.range_tests", "parameters.lr_scales", "dataset.overlap")
+_KINDS: Mapping[type, str] = {str: "text", dict: "an object", list: "a list", int: "a whole number"}
+
+
+def _expect_shape(provenance: Mapping[str, Any], path: Path) -> None:
+    def refuse(place: str, value: Any, right: str) -> NoReturn:
+        raise TablesError(f"{path}: {place} is {ascii(value)[:80]}, and should be {right}")
+
+    for place, kind in _SHAPE.items():
+        above, _, name = place.rpartition(".")
+        block = provenance[above] if above else provenance
+        if name in block or place not in _MAY_MISS:
+            value = block.get(name)
+            if not isinstance(value, kind) or isinstance(value, bool):
+                refuse(place, value, _KINDS[kind])
+    objects = [provenance["environments"], [*provenance["parameters"]["strategies"].values()]]
+    objects.append([*provenance["parameters"].get("lr_scales", {}).values()])
+    for place, values in zip(("environments", "parameters.strategies", "parameters.lr_scales"), objects, strict=True):
+        for value in values:
+            if not isinstance(value, dict):
+                refuse(f"a part of {place}", value, _KINDS[dict])
+    for size, share in provenance["dataset"].get("overlap", {}).items():
+        if not isinstance(share, int | float) or isinstance(share, bool) or not 0 <= share <= 1:
+            refuse(f"dataset.overlap of size {size!a}", share, "a share from 0 to 1")
+
+
 def read_provenance(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise TablesError(f"{path} does not exist; stage collect writes it: run `dvc repro`")
     try:
         provenance = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise TablesError(f"{path} is no JSON ({error}); stage collect writes it: run `dvc repro`") from error
     if not isinstance(provenance, dict):
         raise TablesError(f"{path} holds no object; stage collect writes it: run `dvc repro`")
@@ -160,6 +206,7 @@ def read_provenance(path: Path) -> dict[str, Any]:
     for name in needed:
         if name not in provenance:
             raise TablesError(f"{path} has no {name!r}; it should have {', '.join(needed)}")
+    _expect_shape(provenance, path)
     for environment in provenance["environments"]:
         for field in (*SAME_EVERYWHERE[:-1], "commit", "command", "cells"):  # the first edition had one precision
             if field not in environment:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,7 +93,14 @@ class Claim:
 
 def load_claims(path: Path = LEDGER) -> tuple[Claim, ...]:
     """Read the ledger. Raises ClaimsError for unknown keys, ids given twice and more than 8 primary claims."""
-    claims = tuple(_claim(entry) for entry in yaml.safe_load(path.read_text(encoding="utf-8")))
+    try:
+        entries = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError) as error:
+        # The last ones are what PyYAML makes of `!!bool maybe`, a date that is none, a thousand brackets.
+        raise ClaimsError(f"{path.name} is no YAML: {ascii(' '.join(str(error).split()))[1:300]}") from error
+    if not isinstance(entries, list):
+        raise ClaimsError(f"{path.name}: it should be a list of claims, each with an id")
+    claims = tuple(_entry(path.name, number, entry) for number, entry in enumerate(entries, 1))
     ids = [claim.id for claim in claims]
     twice = sorted({name for name in ids if ids.count(name) > 1})
     if twice:
@@ -103,13 +111,30 @@ def load_claims(path: Path = LEDGER) -> tuple[Claim, ...]:
     return claims
 
 
+def _entry(file: str, number: int, entry: Any) -> Claim:
+    try:
+        return _claim(entry)
+    except (
+        AttributeError,
+        OverflowError,
+        TypeError,
+        ValueError,
+    ) as error:  # a text where a block or a number should be
+        said = (
+            str(error) if isinstance(error, ClaimsError) else f"claim {number} is not right: {ascii(str(error))[1:200]}"
+        )
+        raise ClaimsError(f"{file}: {said}") from error
+
+
 def _claim(entry: Mapping[str, Any]) -> Claim:
     name = str(entry.get("id", "a claim without id"))
+    if not name.isprintable() or len(name) > 100:
+        raise ClaimsError(f"id {name[:60]!a} is no name; use letters, digits and -")
     _keys(name, entry, {"id", "rule", "source", "study", "per_class", "family"}, {"parts", "described", "known"})
     if ("parts" in entry) == ("described" in entry):
         raise ClaimsError(f"{name}: give either parts or described")
     if entry["family"] not in ("claims", "exploratory"):
-        raise ClaimsError(f"{name}: no family '{entry['family']}'; choose from claims, exploratory")
+        raise ClaimsError(f"{name}: no family {ascii(entry['family'])[:60]}; choose from claims, exploratory")
     described = None
     if "described" in entry:
         _keys(name, entry["described"], {"of", "rate", "against", "against_rate"}, set())
@@ -132,13 +157,15 @@ def _part(name: str, entry: Mapping[str, Any]) -> Part:
     if ("margin" in entry) == ("equivalent" in entry):
         raise ClaimsError(f"{name}: give either margin or equivalent")
     margin = float(entry.get("margin", entry.get("equivalent")))
+    if not math.isfinite(margin):
+        raise ClaimsError(f"{name}: the margin is {margin:g}, and has to be a number")
     if "equivalent" in entry and margin <= 0:
         raise ClaimsError(f"{name}: equivalent is {margin:g}, and has to be above 0")
     if entry["metric"] not in METRICS:
-        raise ClaimsError(f"{name}: no metric '{entry['metric']}'; choose from {', '.join(METRICS)}")
+        raise ClaimsError(f"{name}: no metric {ascii(entry['metric'])[:60]}; choose from {', '.join(METRICS)}")
     better, worse = _runs(name, entry["better"]), _runs(name, entry["worse"])
     if better == worse:
-        raise ClaimsError(f"{name}: better and worse are the same runs, {better}")
+        raise ClaimsError(f"{name}: better and worse are the same runs, {better!a}")
     minus_at = entry.get("minus_at")
     return Part(
         better,
@@ -162,4 +189,5 @@ def _keys(name: str, entry: Mapping[str, Any], needed: set[str], allowed: set[st
     if needed - set(entry):
         raise ClaimsError(f"{name}: missing {', '.join(sorted(needed - set(entry)))}")
     if set(entry) - needed - allowed:
-        raise ClaimsError(f"{name}: unknown {', '.join(sorted(set(entry) - needed - allowed))}")
+        unknown = ", ".join(sorted(ascii(key)[:60] for key in set(entry) - needed - allowed))
+        raise ClaimsError(f"{name}: unknown {unknown}; choose from {', '.join(sorted(needed | allowed))}")

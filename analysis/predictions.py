@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,15 +45,26 @@ class Predictions:
 def read_predictions(path: Path) -> Predictions:
     if not path.is_file():
         raise TablesError(f"{path} does not exist; stage collect writes it: run `dvc repro`")
-    names = ("ids", "labels", "fingerprints", "predicted", "classes")
+    names = {
+        "ids": (1, "U"),
+        "labels": (1, "iu"),
+        "fingerprints": (1, "U"),
+        "predicted": (2, "iu"),
+        "classes": (1, "U"),
+    }
     try:
         with np.load(path, allow_pickle=False) as packed:
             arrays = {name: packed[name] for name in packed.files}
-    except (BadZipFile, OSError, EOFError, ValueError) as error:
+    except (BadZipFile, zlib.error, OSError, EOFError, ValueError) as error:
         raise TablesError(f"{path} cannot be read ({error}); stage collect writes it: run `dvc repro`") from error
     absent = [name for name in names if name not in arrays]
     if absent:
         raise TablesError(f"{path} has no array {absent[0]!r}; it should hold {', '.join(names)}")
+    for name, (dimensions, kinds) in names.items():
+        array = arrays[name]
+        if array.ndim != dimensions or (array.size and array.dtype.kind not in kinds):
+            right = f"{dimensions} of {'text' if kinds == 'U' else 'whole numbers'}"
+            raise TablesError(f"{path}: {name} has {array.ndim} dimensions of {array.dtype}, and should have {right}")
     return Predictions(
         ids=arrays["ids"],
         labels=arrays["labels"],
@@ -84,12 +96,15 @@ def check_predictions(
     dataset = provenance["dataset"]
     if list(predictions.classes) != list(dataset["classes"]):
         raise TablesError(
-            f"{path}: the classes are {', '.join(predictions.classes)}, and should be "
-            f"{', '.join(dataset['classes'])}, as in provenance.json"
+            f"{path}: the classes are {list(predictions.classes)}, and should be {dataset['classes']}, as in "
+            "provenance.json"
         )
-    highest = max((int(a.max()) for a in (predictions.labels, predictions.predicted) if a.size), default=0)
-    if highest >= len(predictions.classes):
-        raise TablesError(f"{path}: class {highest} is used, and there are {len(predictions.classes)} classes from 0")
+    used = [int(end) for a in (predictions.labels, predictions.predicted) if a.size for end in (a.min(), a.max())]
+    strangers = [number for number in used if not 0 <= number < len(predictions.classes)]
+    if strangers:
+        raise TablesError(
+            f"{path}: class {strangers[0]} is used, and there are {len(predictions.classes)} classes from 0"
+        )
     counts = np.bincount(predictions.labels, minlength=len(predictions.classes)).tolist()
     if images != dataset["test_images"] or counts != list(dataset["test_class_counts"]):
         raise TablesError(

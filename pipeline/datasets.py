@@ -45,9 +45,9 @@ def _folder(options: Mapping[str, Any]) -> Listing:
     root = Path(str(options["path"])).expanduser()
     found = folders.sort(root)
     return Listing(
-        str(options.get("name", root.name)),
-        f"folder {root.as_posix()}",
-        str(options.get("licence", "as given by whoever made the folder")),
+        folders.shown(str(options.get("name", root.name or root.resolve().name))),
+        folders.shown(f"folder {root.as_posix()}"),
+        folders.shown(str(options.get("licence", "as given by whoever made the folder"))),
         found.classes,
         found.sources,
         found.stamp,
@@ -98,7 +98,7 @@ def _stamp(name: str, paths: Iterable[Path]) -> str:
     try:
         return folders.stamp_of(paths)
     except OSError as error:
-        raise DatasetError(f"{name}: {error.filename} can't be read ({error.strerror})") from error
+        raise DatasetError(f"{name}: {folders.shown(str(error.filename))} can't be read ({error.strerror})") from error
 
 
 CIFAR10_FOLDER = "cifar-10-batches-py"
@@ -124,7 +124,8 @@ def _cifar10(options: Mapping[str, Any]) -> Listing:
             CIFAR10(str(root), download=True)
         except Exception as error:
             raise DatasetError(
-                f"CIFAR-10 is not in {place} and can't be downloaded ({error}); unpack cifar-10-python.tar.gz there"
+                f"CIFAR-10 is not in {folders.shown(str(place))} and can't be downloaded ({error}); unpack "
+                "cifar-10-python.tar.gz there"
             ) from error
     return Listing(
         "CIFAR-10",
@@ -145,7 +146,9 @@ def _cifar10_batch(path: Path, md5: str) -> Iterator[Source]:
     content = path.read_bytes()
     found = hashlib.md5(content, usedforsecurity=False).hexdigest()
     if found != md5:
-        raise DatasetError(f"CIFAR-10: {path} has MD5 {found}, expected {md5}; unpack cifar-10-python.tar.gz anew")
+        raise DatasetError(
+            f"CIFAR-10: {folders.shown(str(path))} has MD5 {found}, expected {md5}; unpack cifar-10-python.tar.gz anew"
+        )
     batch: dict[str, Any] = _ArraysOnly(io.BytesIO(content), encoding="latin1").load()
     import numpy as np  # here, since a look at a folder does without
 

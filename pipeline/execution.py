@@ -8,6 +8,7 @@ import math
 import multiprocessing
 import os
 import pickle
+import re
 import signal
 import sys
 import threading
@@ -70,8 +71,8 @@ def workers(memory_per_worker: int | None = None, kind: str = "cpu") -> int:
     """
     wanted = os.environ.get("THAW_WORKERS", "").strip()
     if wanted:
-        if not (wanted.isascii() and wanted.isdecimal() and int(wanted) >= 1):
-            raise ExecutionError(f"THAW_WORKERS is {wanted!r}; it must be a whole number from 1")
+        if not (re.fullmatch("0*[1-9][0-9]{0,5}", wanted)):
+            raise ExecutionError(f"THAW_WORKERS is {wanted[:40]!r}; it must be a whole number from 1")
         return int(wanted)
     if kind != "cpu":
         return 1

@@ -1,4 +1,4 @@
-"""Write files so that a reader, or a crash, meets the old content or the new, never half of it."""
+"""Write files so that a reader, or a crash, meets the old content or the new, never half of it; show their names."""
 
 from __future__ import annotations
 
@@ -52,3 +52,13 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def shown(name: str) -> str:
+    """Any name as one line of printable text: what breaks lines, turns their direction or is no text is written out."""
+    return "".join(sign if sign.isprintable() else _escaped(sign) for sign in name)
+
+
+def _escaped(sign: str) -> str:
+    # A byte of a file's name that is no UTF-8 comes as a lone surrogate.
+    return f"\\x{ord(sign) - 0xDC00:x}" if "\udc80" <= sign <= "\udcff" else sign.encode("unicode_escape").decode()

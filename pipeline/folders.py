@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from pipeline.errors import UserError
 from pipeline.files import PARTIAL
+from pipeline.files import shown as shown
 
 if TYPE_CHECKING:
     from pipeline.decoding import Content
@@ -96,12 +97,6 @@ def sort(root: Path) -> Folder:
         tuple(notes),
         hashlib.sha256("\n".join(sorted(walk.lines)).encode("utf-8", "surrogateescape")).hexdigest(),
     )
-
-
-def shown(name: str) -> str:
-    """A name fit for a message: bytes that are no text and signs that break lines are written out."""
-    text = os.fsencode(name).decode("utf-8", "backslashreplace")
-    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
 
 
 def stamp_of(paths: Iterable[Path]) -> str:
@@ -238,16 +233,18 @@ def _splits(root: Path) -> tuple[dict[str, str], Counter[str]]:
     try:
         entries = sorted(os.scandir(root), key=lambda entry: entry.name)
     except NotADirectoryError:
-        raise DatasetError(f"{root}: a file; unpack it and name the folder") from None
+        raise DatasetError(f"{_at(root)}: a file; unpack it and name the folder") from None
     except OSError as error:
-        raise DatasetError(f"{root}: can't be read ({error.strerror})") from None
+        raise DatasetError(f"{_at(root)}: can't be read ({error.strerror})") from None
     found: dict[str, str] = {}
     skipped = Counter[str]()
     for entry in entries:
         split = SPLITS.get(entry.name.lower())
         if split and entry.is_dir():
             if split in found:
-                raise DatasetError(f"{root}: '{found[split]}' and '{entry.name}' are both {split} folders; keep one")
+                raise DatasetError(
+                    f"{_at(root)}: '{found[split]}' and '{entry.name}' are both {split} folders; keep one"
+                )
             found[split] = entry.name
         elif entry.name[0] == ".":
             skipped[HIDDEN] += not entry.name.startswith(PARTIAL)  # prepared data may lie beside train
@@ -256,22 +253,26 @@ def _splits(root: Path) -> tuple[dict[str, str], Counter[str]]:
         else:  # texts and tables are what one expects beside train
             skipped[NO_SPLIT] += entry.is_dir() or is_image_suffix(suffix_of(entry.name))
     if "train" not in found:
-        raise DatasetError(f"{root}: no folder 'train' with one folder for each class{_hint(root)}")
+        raise DatasetError(f"{_at(root)}: no folder 'train' with one folder for each class{_hint(root)}")
     return {split: found[split] for split in ("train", "test", "val") if split in found}, +skipped
+
+
+def _at(place: Path) -> str:
+    return shown(str(place))
 
 
 def _hint(root: Path) -> str:
     """Where `train` may be instead."""
     if root.name.lower() in SPLITS:
-        return f"; give the folder above, {root.parent}"
+        return f"; give the folder above, {_at(root.parent)}"
     below = _folders(root)
     for place in [*below, *(deeper for folder in below[:100] for deeper in _folders(folder))]:
         if any(folder.name.lower() == "train" for folder in _folders(place)):
-            return f"; there is one in {place}: give that"
+            return f"; there is one in {_at(place)}: give that"
     if below:
         some = ", ".join(f"'{shown(folder.name)}'" for folder in below[:3])
-        return f"; if {some}{', ...' if len(below) > 3 else ''} are the classes, move them into {root / 'train'}"
-    return f"; expected {root / 'train' / '<class>' / '*.jpg'}"
+        return f"; if {some}{', ...' if len(below) > 3 else ''} are the classes, move them into {_at(root / 'train')}"
+    return f"; expected {_at(root / 'train' / '<class>' / '*.jpg')}"
 
 
 def _folders(place: Path) -> list[Path]:
@@ -286,12 +287,13 @@ def _expect_classes(train: Path, classes: Iterable[str], walk: _Walk) -> None:
     names = list(classes)
     if names and all(name.lower() in SPLITS for name in names):
         raise DatasetError(
-            f"{train}: it holds {', '.join(names)} instead of classes; if its classes are in there, give {train}"
+            f"{_at(train)}: it holds {', '.join(names)} instead of classes; if its classes are in there, give "
+            f"{_at(train)}"
         )
     if len(names) < 2:
         loose = walk.skipped[NO_CLASS]
         raise DatasetError(
-            f"{train}: {len(names)} class folders found, at least 2 are needed"
+            f"{_at(train)}: {len(names)} class folders found, at least 2 are needed"
             + (f"; {loose} files lie beside them: sort them into one folder for each class" if loose else "")
         )
 
@@ -306,7 +308,9 @@ def _differing(train: str, classes: tuple[str, ...], other: str, found: tuple[st
     result = []
     for name in strange:
         if _normal(name) in known:
-            result.append(f"{other}/{name}: {train} has this class in another Unicode form; give both the same name")
+            result.append(
+                f"{other}/{shown(name)}: {train} has this class in another Unicode form; give both the same name"
+            )
             missing = [known_name for known_name in missing if _normal(known_name) != _normal(name)]
         else:
             result.append(f"{other}/{shown(name)}: {train} has no such class")

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+import reprlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from pipeline import plain_yaml
 from pipeline.errors import UserError
+from pipeline.files import shown
 from pipeline.strategies import (
     ALL,
     BACKBONES,
@@ -206,6 +209,28 @@ class Params:
 # --- what the file may hold -----------------------------------------------------------------------------------------
 
 
+LISTED = 30  # so many mistakes are said at once
+MOST = 1_000_000  # epochs or images of a batch: more is a slip of the hand, and no longer fits into a float
+
+
+class _Short(reprlib.Repr):
+    """A value as it may stand in a message: short, and as YAML writes it where that is another way than Python's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel, self.maxlist, self.maxdict = 2, 6, 6
+        self.maxstring = self.maxother = self.maxlong = 60
+
+    def repr_bool(self, value: bool, level: int) -> str:
+        return "true" if value else "false"
+
+    def repr_NoneType(self, value: None, level: int) -> str:  # reprlib looks for the type's name
+        return "nothing (~)"
+
+
+_said = _Short().repr
+
+
 def _rate(value: Any, what: str = "learning rate", or_else: str = "") -> float:
     if isinstance(value, str):
         raise ValueError(_text(value, or_else))
@@ -214,21 +239,26 @@ def _rate(value: Any, what: str = "learning rate", or_else: str = "") -> float:
     except (OverflowError, TypeError):
         rate = math.nan
     if not (math.isfinite(rate) and rate > 0):
-        raise ValueError(f"{value!r} is no {what}; give {or_else}a number above 0, such as 1.0e-4")
+        raise ValueError(f"{_said(value)} is no {what}; give {or_else}a number above 0, such as 1.0e-4")
     return rate
 
 
-def _text(value: str, or_else: str = "") -> str:
+def _text(value: str, or_else: str = "", whole: bool = False) -> str:
     """What to say of a number that came as text: YAML takes 1e-4 for text, and whatever stands in quotes."""
+    said, kind = _said(value), "a whole number, such as 5" if whole else f"{or_else}a number, such as 1.0e-4"
     try:
         number = Decimal(value)  # exact: the advice must not change the value
     except InvalidOperation:
         number = Decimal("nan")
-    if not number.is_finite():
-        return f"{value!r} is text; give {or_else}a number, such as 1.0e-4"
+    if not number.is_finite() or number.adjusted() > 100 or (whole and number % 1):
+        return f"{said} is text; give {kind}"
+    if whole and re.fullmatch(r"[-+]?0[0-7]+", value):
+        return f"{said} is text to Thaw and {int(value, 8)} or {int(number)} to others; write {int(number)}"
+    if whole:
+        return f"{said} is text; write {int(number)}"
     digits, _, exponent = f"{number:e}".partition("e")
     meant = f"{digits if '.' in digits else f'{digits}.0'}e{exponent}"
-    return f"{value!r} is text; YAML needs a decimal point and no quotes: write {meant}"
+    return f"{said} is text; YAML needs a decimal point and no quotes: write {meant}"
 
 
 class _Block(BaseModel):
@@ -246,7 +276,7 @@ class _Phase(_Block):
             raise ValueError("no group learns; give at least one a rate, such as head: 1.0e-3")
         for group in given:
             if group not in (*GROUPS, "all"):
-                raise ValueError(f"no layer group '{group}'; choose from {', '.join(GROUPS)}, or all")
+                raise ValueError(f"no layer group {_said(group)}; choose from {', '.join(GROUPS)}, or all")
         rates = {}
         for group, value in given.items():
             try:
@@ -358,7 +388,7 @@ class _Study(_Block):
     resolution: Annotated[int, Field(ge=32, le=1024)]
     per_class: list[int] = Field(min_length=1)
     seeds: int | list[int]
-    epochs: Annotated[int, Field(ge=1)]
+    epochs: Annotated[int, Field(ge=1, le=MOST)]
     learning_rates: Any
     rates_from: str | None = None
     precision: Precision | None = None
@@ -366,7 +396,7 @@ class _Study(_Block):
     test_images: Annotated[int, Field(ge=2)] | None = None
     sweep: dict[str, list[Any]] = Field(default_factory=dict)
     ablations: list[str] = Field(default_factory=list)
-    batch_size: Annotated[int, Field(ge=2)] = 32
+    batch_size: Annotated[int, Field(ge=2, le=MOST)] = 32
     watched: Annotated[int, Field(ge=0, le=500)] = 200
     sweep_seeds: int | None = None
     ablation_seeds: Any = None  # _ablation_seeds reads it
@@ -385,7 +415,7 @@ class _Study(_Block):
             return [ALL]
         for size in given if isinstance(given, list) else [given]:
             if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-                raise ValueError(f"{size!r} is not right; give a list of sizes, such as [10, 100], or [all] alone")
+                raise ValueError(f"{_said(size)} is not right; give a list of sizes, such as [10, 100], or [all] alone")
         return given
 
     @field_validator("seeds", mode="before")
@@ -394,7 +424,9 @@ class _Study(_Block):
         # Here, because a union's errors speak of each of its members.
         for seed in given if isinstance(given, list) else [given]:
             if isinstance(seed, bool) or not isinstance(seed, int) or (isinstance(given, list) and seed < 0):
-                raise ValueError(f"{seed!r} is not right; give how many seeds, such as 5, or a list, such as [0, 1, 2]")
+                raise ValueError(
+                    f"{_said(seed)} is not right; give how many seeds, such as 5, or a list, such as [0, 1, 2]"
+                )
         return given
 
 
@@ -409,129 +441,188 @@ class _File(_Block):
 # --- reading --------------------------------------------------------------------------------------------------------
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML that refuses a key given twice, of which the plain loader keeps the last in silence."""
+class _Mistakes(list[str]):
+    """All that is wrong with a file, so that it is said at once."""
 
-
-def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
-    seen: set[Any] = set()
-    for key_node, _ in node.value:
-        if key_node.tag == "tag:yaml.org,2002:merge":
-            continue  # `<<: *anchor`, whose keys may be given anew
-        line = f"line {key_node.start_mark.line + 1}"
-        if not isinstance(key_node, yaml.ScalarNode):
-            raise ParamsError(f"{line}: a list or a block is no key; write a name")
-        key = loader.construct_object(key_node)
-        if key in seen:
-            raise ParamsError(f"{line}: '{key}' is given twice; keep one")
-        seen.add(key)
-    return loader.construct_mapping(node, deep=True)
-
-
-_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+    @contextlib.contextmanager
+    def noted(self) -> Iterator[None]:
+        """Go on behind a mistake, and note it."""
+        try:
+            yield
+        except ParamsError as error:
+            self.append(str(error))
 
 
 def load(path: Path = Path("params.yaml")) -> Params:
-    """Read and check params.yaml. Raises ParamsError before any data load."""
+    """Read and check params.yaml. Raises ParamsError, before any data load, that lists every mistake."""
+    mistakes = _Mistakes()
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except OSError as error:
-        raise ParamsError(f"can't read {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise ParamsError(f"{path} is no text: byte {error.start} is not UTF-8; save it as UTF-8") from None
-    except ParamsError as error:
-        raise ParamsError(f"{path}, {error}") from None
-    except (yaml.YAMLError, ValueError) as error:  # a ValueError is a date that is none
-        raise ParamsError(f"{path} is no YAML: {error}") from error
-    try:
-        file = _File.model_validate(content)
-    except ValidationError as error:
-        raise ParamsError(f"{path}: " + "; ".join(_sentences(error))) from None
-    try:
-        return _checked(file)
-    except ParamsError as error:
-        raise ParamsError(f"{path}: {error}") from None
+        content, wrong_keys = plain_yaml.read(path)
+    except plain_yaml.YamlError as error:
+        raise ParamsError(str(error)) from error
+    mistakes += wrong_keys
+    loaded = _checked(content, mistakes)
+    if loaded is None:
+        several = [] if len(mistakes) == 1 else [f"{len(mistakes)} mistakes"]
+        more = [f"and {len(mistakes) - LISTED} more"] if len(mistakes) > LISTED else []
+        raise ParamsError(f"{path}: " + "\n  ".join([*several, *map(shown, mistakes[:LISTED]), *more]))
+    return loaded
 
 
-def _sentences(error: ValidationError) -> Iterable[str]:
-    for detail in error.errors():
+def _sentences(error: ValidationError) -> Iterator[str]:
+    details = error.errors()
+    strangers = [(detail["loc"][:-1], str(detail["loc"][-1])) for detail in details if detail["type"] == UNKNOWN]
+    for detail in details:
         where, value, wrong = detail["loc"], detail["input"], detail["type"]
-        wrong_name = where[-1:] == ("[key]",)
-        parts = where[:-2] if wrong_name else where
-        key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts).removeprefix(".")
-        if wrong_name:
-            yield f"{key}: the name {value!r} is not text; put it in quotes"
-        elif wrong == "extra_forbidden":
+        key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in where).removeprefix(".")
+        if wrong == UNKNOWN:
             yield f"{key}: unknown key; {_nearest(str(where[-1]), _keys(where))}"
         elif wrong == "missing":
-            yield f"{key}: missing; it has to be given"
+            beside = [name for at, name in strangers if at == where[:-1]]
+            if str(where[-1]) not in [
+                _near(name, _keys(where)) for name in beside
+            ]:  # else it is there, misspelt, and that is said
+                yield f"{key}: missing; it has to be given"
         elif wrong == "value_error":
             yield f"{key}: {detail['ctx']['error']}" if key else str(detail["ctx"]["error"])
         elif wrong == "model_type":
-            yield f"{key or 'all of it'}: {value!r} is not right: give a block with {', '.join(_keys((*where, '')))}"
+            said = f"{_said(value)} is not right: give a block with {', '.join(_keys((*where, '')))}"
+            yield f"{key or 'all of it'}: {said}"
         elif wrong == "too_short":
-            yield f"{key}: {value!r} is empty; give at least one"
-        elif wrong == "float_type" and isinstance(value, str):
-            yield f"{key}: {_text(value)}"
+            yield f"{key}: {_said(value)} is empty; give at least one"
+        elif wrong in ("float_type", "int_type") and isinstance(value, str):
+            yield f"{key}: {_text(value, whole=wrong == 'int_type')}"
+        elif wrong == "list_type":
+            one = value if isinstance(value, str) and value.isidentifier() else "name"
+            yield f"{key}: {_said(value)} is not right: give a list, such as [{one}]"
         else:
-            yield f"{key}: {value!r} is not right: {detail['msg'][0].lower()}{detail['msg'][1:]}"
+            right = RIGHT.get(wrong) or f"{detail['msg'][0].lower()}{detail['msg'][1:]}"
+            yield f"{key}: {_said(value)} is not right: {right}"
+
+
+UNKNOWN = "extra_forbidden"
+RIGHT = {  # by pydantic's word for what is wrong
+    "dict_type": "give a block, or leave the key out",
+    "string_type": "put it in quotes, if it is meant as text",
+    "int_type": "give a whole number, such as 5",
+    "float_type": "give a number, such as 0.5",
+    "bool_type": "write true or false",
+}
 
 
 def _keys(where: Sequence[int | str]) -> list[str]:
     """The keys of the block that holds the last part of `where`."""
-    blocks: dict[int | str, type[_Block]] = {
-        "studies": _Study,
-        "strategies": _Strategy,
-        "ablations": _Ablation,
-        "about": _About,
-    }
-    block = _Phase if "phases" in where else blocks.get(where[0], _File) if len(where) == 3 else _File
-    return list(block.model_fields)
+    kind = BLOCKS.get(str(where[0])) if len(where) >= 3 else None
+    if kind is None:
+        return list(_File.model_fields)
+    inner: dict[str, type[_Block]] = {"phases": _Phase, "published": _Published}
+    return list((inner.get(str(where[2]), kind) if len(where) > 3 else kind).model_fields)
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:
     choices = list(known)
-    near = difflib.get_close_matches(name, choices, 1, 0.5)
-    return (f"did you mean '{near[0]}'? " if near else "") + f"choose from {', '.join(choices)}"
+    near = _near(name, choices)
+    return (f"did you mean '{near}'? " if near else "") + (
+        f"choose from {', '.join(choices)}" if choices else "there is none"
+    )
+
+
+def _near(name: str, known: Sequence[str]) -> str:
+    return next(iter(difflib.get_close_matches(name[:100], known, 1, 0.5)), "")
 
 
 def _known(key: str, name: str, what: str, known: Iterable[str]) -> None:
     choices = list(known)
-    if name not in choices:
-        raise ParamsError(f"{key}: no {what} '{name}'; {_nearest(name, choices)}")
+    if name not in choices and (choices or what not in ("study", "strategy")):  # that there are none is said elsewhere
+        raise ParamsError(f"{key}: no {what} {_said(name)}; {_nearest(name, choices)}")
 
 
-def _checked(file: _File) -> Params:
-    for key, names in (("studies", file.studies), ("strategies", file.strategies), ("ablations", file.ablations)):
-        for name in names:
-            _folder_name(key, name)
-    strategies = {name: block.plain(name) for name, block in file.strategies.items()}
-    ablations = {name: _ablation(name, block, file.strategies) for name, block in file.ablations.items()}
-    for name in sorted(set(strategies) & set(ablations)):
-        raise ParamsError(f"ablations.{name}: a strategy has this name already; choose another")
-    default = tuple(name for name, block in file.strategies.items() if block.default)
-    studies = {name: _study(name, block, strategies, default, ablations) for name, block in file.studies.items()}
+BLOCKS: Mapping[str, type[_Block]] = {
+    "studies": _Study,
+    "strategies": _Strategy,
+    "ablations": _Ablation,
+    "about": _About,
+}
+B = TypeVar("B", bound=_Block)
+
+
+def _sound(content: Any, section: str, kind: type[B]) -> dict[str, B]:
+    """The blocks of a section in which nothing is wrong by itself."""
+    found = {}
+    blocks = content.get(section) if isinstance(content, dict) else None
+    for name, block in blocks.items() if isinstance(blocks, dict) else ():
+        with contextlib.suppress(ValidationError):
+            found[name] = kind.model_validate(block)
+    return found
+
+
+def _names(content: Any, section: str) -> dict[str, Any]:
+    """The names in a section, sound or not: who speaks of one makes no second mistake."""
+    blocks = content.get(section) if isinstance(content, dict) else None
+    return blocks if isinstance(blocks, dict) else {}
+
+
+def _checked(content: Any, mistakes: _Mistakes) -> Params | None:
+    """Everything in the file, or None where there are mistakes, which are noted."""
+    try:
+        _File.model_validate(content)
+    except ValidationError as error:
+        mistakes += _sentences(error)
+    file = {section: _names(content, section) for section in BLOCKS}
+    for section in ("studies", "strategies", "ablations"):
+        for name in file[section]:
+            with mistakes.noted():
+                _folder_name(section, name)
+    blocks = _sound(content, "strategies", _Strategy)
+    strategies = {name: block.plain(name) for name, block in blocks.items()}
+    ablations = {}
+    for name, ablation in _sound(content, "ablations", _Ablation).items():
+        with mistakes.noted():
+            _known(f"ablations.{name}.of", ablation.of, "strategy", file["strategies"])
+            if ablation.of in blocks:
+                ablations[name] = _ablation(name, ablation, blocks)
+    for name in sorted(set(file["strategies"]) & set(file["ablations"])):
+        mistakes.append(f"ablations.{name}: a strategy has this name already; choose another")
+    default = tuple(name for name, block in blocks.items() if block.default)
+    studies = {}
+    for name, given in _sound(content, "studies", _Study).items():
+        study = _study(name, given, file, strategies, default, ablations, mistakes)
+        if study is not None:
+            studies[name] = study
     for study in studies.values():
-        _check_inheritance(study, studies, strategies)
-    for name in file.about:
-        _known("about", name, "study", studies)
-    for position, name in enumerate(file.active):
-        _known(f"active[{position}]", name, "study", studies)
-    _once("active", file.active)
-    about = {name: file.about.get(name, _About()).plain() for name in studies}
-    return Params(tuple(file.active), studies, strategies, default, ablations, about)
+        with mistakes.noted():
+            _check_inheritance(study, file["studies"], studies, strategies)
+    for name in file["about"]:
+        with mistakes.noted():
+            _known("about", name, "study", file["studies"])
+    active = content.get("active") if isinstance(content, dict) else None
+    if isinstance(active, list) and all(isinstance(name, str) for name in active):
+        for position, name in enumerate(active):
+            with mistakes.noted():
+                _known(f"active[{position}]", name, "study", file["studies"])
+        with mistakes.noted():
+            _once("active", active)
+    if mistakes:
+        return None
+    notes = _sound(content, "about", _About)
+    about = {name: notes.get(name, _About()).plain() for name in studies}
+    return Params(tuple(content["active"]), studies, strategies, default, ablations, about)
 
 
-def _check_inheritance(study: Study, studies: Mapping[str, Study], strategies: Mapping[str, Strategy]) -> None:
+def _check_inheritance(
+    study: Study, named: Iterable[str], studies: Mapping[str, Study], strategies: Mapping[str, Strategy]
+) -> None:
     key, other = f"studies.{study.name}.rates_from", study.rates_from
     if other is None:
         return
-    _known(key, other, "study", studies)
+    _known(key, other, "study", named)
     if study.learning_rates != "tuned":
         raise ParamsError(f"{key}: learning_rates is {study.learning_rates!r}; only tuned rates are taken from a study")
+    if other not in studies:
+        return  # what is wrong with it is said there
     if not studies[other].pilots:
         raise ParamsError(f"{key}: study '{other}' does not tune its own rates; name one that does")
-    rated = [name for name in study.strategies if not strategies[name].closed_form]
+    rated = [name for name in study.strategies if name in strategies and not strategies[name].closed_form]
     absent = [name for name in rated if name not in studies[other].strategies]
     if absent:
         raise ParamsError(f"{key}: study '{other}' tunes no {', '.join(absent)}; leave it out or add it there")
@@ -541,7 +632,7 @@ def _folder_name(key: str, name: str) -> None:
     # Names become folders and DVC's stages, train@study-strategy: two hyphenated parts could not be told apart.
     allowed, said = (r"\w[\w-]*", ", _ and -") if key == "studies" else (r"\w+", " and _")
     if not re.fullmatch(allowed, name, re.ASCII):
-        raise ParamsError(f"{key}: {name!r} can't name a folder; use letters, digits{said}, such as my_photos")
+        raise ParamsError(f"{key}: {_said(name)} can't name a folder; use letters, digits{said}, such as my_photos")
 
 
 def _ablation(name: str, block: _Ablation, strategies: Mapping[str, _Strategy]) -> Ablation:
@@ -557,50 +648,75 @@ def _ablation(name: str, block: _Ablation, strategies: Mapping[str, _Strategy]) 
     except ValidationError as error:
         raise ParamsError("; ".join(f"{key}.set: {sentence}" for sentence in _sentences(error))) from None
     if replace(strategy, name=block.of) == strategies[block.of].plain(block.of):
-        raise ParamsError(f"{key}.set.{changed}: {value!r} is what {block.of} has already; nothing would change")
+        raise ParamsError(f"{key}.set.{changed}: {_said(value)} is what {block.of} has already; nothing would change")
     return Ablation(block.of, strategy)
 
 
 def _study(
     name: str,
     block: _Study,
+    file: Mapping[str, Mapping[str, Any]],
     strategies: Mapping[str, Strategy],
     default: tuple[str, ...],
     ablations: Mapping[str, Ablation],
-) -> Study:
-    key = f"studies.{name}"
-    backbone, weights = _backbone(f"{key}.backbone", block.backbone)
+    mistakes: _Mistakes,
+) -> Study | None:
+    """A study whose block is sound by itself, or None where it does not fit the rest of the file.
+
+    `file` has all names in it; `strategies` and `ablations` are those of them that are sound.
+    """
+    key, before, noted = f"studies.{name}", len(mistakes), mistakes.noted
+    with noted():
+        dataset = _dataset(f"{key}.dataset", block.dataset)
     for position, strategy in enumerate(block.strategies or ()):
-        _known(f"{key}.strategies[{position}]", strategy, "strategy", strategies)
+        with noted():
+            _known(f"{key}.strategies[{position}]", strategy, "strategy", file["strategies"])
     for swept in block.sweep:
-        _known(f"{key}.sweep", swept, "strategy or ablation", (*strategies, *ablations))
+        with noted():
+            _known(f"{key}.sweep", swept, "strategy or ablation", (*file["strategies"], *file["ablations"]))
     for position, ablation in enumerate(block.ablations):
-        _known(f"{key}.ablations[{position}]", ablation, "ablation", ablations)
-    _once(f"{key}.per_class", block.per_class)
-    _once(f"{key}.ablations", block.ablations)
-    _once(f"{key}.strategies", block.strategies or ())
+        with noted():
+            _known(f"{key}.ablations[{position}]", ablation, "ablation", file["ablations"])
+    for given, values in (
+        ("per_class", block.per_class),
+        ("ablations", block.ablations),
+        ("strategies", block.strategies or ()),
+    ):
+        with noted():
+            _once(f"{key}.{given}", values)
     seeds = tuple(range(min(block.seeds, 2000)) if isinstance(block.seeds, int) else block.seeds)
-    _once(f"{key}.seeds", seeds)
-    if len(seeds) < 2:
-        raise ParamsError(f"{key}.seeds: {block.seeds!r} is fewer than 2 seeds; pairs need at least 2")
-    for pilot in PILOT_SEEDS:
-        if pilot in seeds:
-            raise ParamsError(f"{key}.seeds: {block.seeds!r} holds {pilot}, a pilots' seed; choose seeds without it")
+    with noted():
+        _check_seeds(f"{key}.seeds", block.seeds, seeds)
     trained = tuple(block.strategies or default)
     plain = {**strategies, **{ablation: entry.strategy for ablation, entry in ablations.items()}}
-    for used in (*trained, *block.sweep, *block.ablations):
-        _check_fit(key, plain[used], backbone, block.epochs)
+    with noted():
+        backbone, weights = _backbone(f"{key}.backbone", block.backbone)
+        for used in dict.fromkeys((*trained, *block.sweep, *block.ablations)):
+            with noted():
+                if used in plain:
+                    _check_fit(key, plain[used], backbone, block.epochs)
     for swept in block.sweep:
-        if plain[swept].closed_form:
-            raise ParamsError(f"{key}.sweep: {swept} has no rate to sweep; its head is computed")
+        if swept in plain and plain[swept].closed_form:
+            mistakes.append(f"{key}.sweep: {swept} has no rate to sweep; its head is computed")
     for ablation in block.ablations:
-        if ablations[ablation].of not in trained:
-            raise ParamsError(
-                f"{key}.ablations: {ablation} changes {ablations[ablation].of}, which is not trained here"
-            )
+        if ablation in ablations and ablations[ablation].of not in trained:
+            mistakes.append(f"{key}.ablations: {ablation} changes {ablations[ablation].of}, which is not trained here")
+    sweep = {}
+    for swept, tried in block.sweep.items():
+        with noted():
+            sweep[swept] = _scales(f"{key}.sweep.{swept}", tried)
+    with noted():
+        sweep_seeds = _first(f"{key}.sweep_seeds", block.sweep_seeds, seeds)
+    with noted():
+        ablation_seeds = _ablation_seeds(f"{key}.ablation_seeds", block, seeds)
+    with noted():
+        tested = block.lr_finder_seeds
+        lr_finder_seeds = _first(f"{key}.lr_finder_seeds", tested, seeds) if tested else ()
+    if len(mistakes) > before:
+        return None
     return Study(
         name=name,
-        dataset=_dataset(f"{key}.dataset", block.dataset),
+        dataset=dataset,
         backbone=backbone,
         weights=weights,
         resolution=block.resolution,
@@ -612,15 +728,24 @@ def _study(
         precision=block.precision,
         judge_by=block.judge_by,
         test_images=block.test_images,
-        sweep={swept: _scales(f"{key}.sweep.{swept}", tried) for swept, tried in block.sweep.items()},
+        sweep=sweep,
         ablations=tuple(block.ablations),
         batch_size=block.batch_size,
         watched=block.watched,
-        sweep_seeds=_first(f"{key}.sweep_seeds", block.sweep_seeds, seeds),
-        ablation_seeds=_ablation_seeds(f"{key}.ablation_seeds", block, seeds),
-        lr_finder_seeds=_first(f"{key}.lr_finder_seeds", block.lr_finder_seeds, seeds) if block.lr_finder_seeds else (),
+        sweep_seeds=sweep_seeds,
+        ablation_seeds=ablation_seeds,
+        lr_finder_seeds=lr_finder_seeds,
         strategies=trained,
     )
+
+
+def _check_seeds(key: str, given: int | list[int], seeds: tuple[int, ...]) -> None:
+    _once(key, seeds)
+    if len(seeds) < 2:
+        raise ParamsError(f"{key}: {_said(given)} is fewer than 2 seeds; pairs need at least 2")
+    for pilot in PILOT_SEEDS:
+        if pilot in seeds:
+            raise ParamsError(f"{key}: {_said(given)} holds {pilot}, a pilots' seed; choose seeds without it")
 
 
 def _backbone(key: str, given: Any) -> tuple[str, str | None]:
@@ -631,7 +756,7 @@ def _backbone(key: str, given: Any) -> tuple[str, str | None]:
     name, weights = block.get("name"), block.get("weights")
     if not isinstance(name, str) or not (weights is None or isinstance(weights, str)):
         raise ParamsError(
-            f"{key}: {given!r} is not right; give a name, or {{name: resnet18, weights: path.safetensors}}"
+            f"{key}: {_said(given)} is not right; give a name, or {{name: resnet18, weights: path.safetensors}}"
         )
     _known(key, name, "backbone", BACKBONES)
     return name, weights
@@ -664,7 +789,7 @@ def _dataset(key: str, given: Any) -> DatasetSpec:
             raise ParamsError(f"{key}: which folder? write {{folder: path, name: what to call it}}")
         return DatasetSpec(given, {})
     if not isinstance(given, dict):
-        raise ParamsError(f"{key}: {given!r} is no data set; choose from {', '.join(DATASETS)}")
+        raise ParamsError(f"{key}: {_said(given)} is no data set; choose from {', '.join(DATASETS)}")
     if "folder" in given:
         options = {"path": given["folder"], **{option: value for option, value in given.items() if option != "folder"}}
         name = "folder"
@@ -673,17 +798,19 @@ def _dataset(key: str, given: Any) -> DatasetSpec:
         _known(key, str(name), "data set", DATASETS)
         options = inside if inside is not None else {}
         if not isinstance(options, dict):
-            raise ParamsError(f"{key}.{name}: {inside!r} is not right; give its options, such as {{label: defective}}")
+            raise ParamsError(
+                f"{key}.{name}: {_said(inside)} is not right; give its options, such as {{label: defective}}"
+            )
     else:
         raise ParamsError(
-            f"{key}: {given!r} names no single data set; {_nearest(str(next(iter(given), '')), DATASETS)}"
+            f"{key}: {_said(given)} names no single data set; {_nearest(str(next(iter(given), '')), DATASETS)}"
         )
     known = DATASET_OPTIONS.get(name)
     for option, value in options.items():
         if known is not None:
             _known(f"{key}.{option}", str(option), "option", known)
         if not isinstance(value, str):
-            raise ParamsError(f"{key}.{option}: {value!r} is no text; put it in quotes")
+            raise ParamsError(f"{key}.{option}: {_said(value)} is no text; put it in quotes")
     if name == "elpv" and "label" in options:
         _known(f"{key}.label", options["label"], "label", ELPV_LABELS)
     return DatasetSpec(name, options)
@@ -708,7 +835,9 @@ def _ablation_seeds(key: str, block: _Study, seeds: tuple[int, ...]) -> dict[str
     counts = {name: given.get(name, given.get("all")) for name in block.ablations}
     for count in given.values():
         if count is not None and (isinstance(count, bool) or not isinstance(count, int)):
-            raise ParamsError(f"{key}: {count!r} is no number of seeds; give one, such as 5, or {{all: 5, name: 10}}")
+            raise ParamsError(
+                f"{key}: {_said(count)} is no number of seeds; give one, such as 5, or {{all: 5, name: 10}}"
+            )
     return {name: _first(key, count, seeds) for name, count in counts.items()}
 
 
@@ -716,7 +845,7 @@ def _first(key: str, count: int | None, seeds: tuple[int, ...]) -> tuple[int, ..
     if count is None:
         return seeds
     if not 2 <= count <= len(seeds):
-        raise ParamsError(f"{key}: {count} is not between 2 and the study's {len(seeds)} seeds")
+        raise ParamsError(f"{key}: {_said(count)} is not between 2 and the study's {len(seeds)} seeds")
     return seeds[:count]
 
 
@@ -724,5 +853,5 @@ def _once(key: str, values: Iterable[Any]) -> None:
     seen = set()
     for value in values:
         if value in seen:
-            raise ParamsError(f"{key}: {value!r} is given twice; keep one")
+            raise ParamsError(f"{key}: {_said(value)} is given twice; keep one")
         seen.add(value)

@@ -36,7 +36,7 @@ PACK = "runs.zip"  # many runs of one strategy in one file, each member under it
 # What zipfile and the parsers make of bytes that were damaged: no more than that is said of them.
 DAMAGED = (
     zipfile.BadZipFile, zlib.error, struct.error, OSError, EOFError, RuntimeError, ValueError, KeyError, TypeError,
-    IndexError, OverflowError, MemoryError,
+    IndexError, OverflowError, MemoryError, csv.Error,
 )  # fmt: skip
 
 Members = Mapping[str, bytes]

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import UserError
+from pipeline.files import shown
 from pipeline.randomness import Keys, uniform
 from pipeline.strategies import ALL
 from pipeline.tuning import FEW_IMAGES, PILOT_SEEDS
@@ -70,7 +71,8 @@ def draw(pool: Pool, per_class: int, seed: int, last: Indices) -> Indices:
         members = pool.indices[order[pool.labels[order] == label]]
         if len(members) < per_class:
             raise SubsetError(
-                f"per_class: {per_class} images of class '{name}' asked for, but only {len(members)} can be drawn"
+                f"per_class: {per_class} images of class '{shown(name)}' asked for, but only {len(members)} can be "
+                "drawn"
             )
         chosen.append(members if per_class == ALL else members[:per_class])
     return np.concatenate(chosen)
@@ -120,7 +122,9 @@ def judged(test: Pool, at_most: int | None) -> Indices:
     present = set(test.labels[np.isin(test.indices, chosen)].tolist())
     for label, name in enumerate(test.classes):
         if label not in present:
-            raise SubsetError(f"test_images: {at_most} in natural shares leave class '{name}' without one; give more")
+            raise SubsetError(
+                f"test_images: {at_most} in natural shares leave class '{shown(name)}' without one; give more"
+            )
     return np.sort(chosen)
 
 

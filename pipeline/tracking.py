@@ -240,7 +240,7 @@ def _one_at_a_time(uri: str) -> Iterator[None]:
         return
     place = Path(f"{uri.removeprefix('sqlite:///')}.lock")
     place.parent.mkdir(parents=True, exist_ok=True)
-    with place.open("w") as file:
+    with place.open("w", encoding="utf-8") as file:
         until = time.monotonic() + LOCK_SECONDS
         while True:
             try:

@@ -13,7 +13,7 @@ import yaml
 
 ROOT = Path(__file__).parent.parent
 RANKS = (
-    {"errors", "files", "randomness", "strategies", "preprocessing", "convolutions"},
+    {"errors", "files", "plain_yaml", "randomness", "strategies", "preprocessing", "convolutions"},
     {"backbones", "datasets", "folders", "decoding", "identity", "tuning", "subsets"},
     {"augmentation", "phases", "prefix", "evaluation", "drift"},
     {"training", "activations", "lr_finder", "heads", "runs", "tracking", "params", "execution"},
@@ -33,7 +33,7 @@ FILES = {**modules("pipeline"), **modules("analysis")}
 
 def imported(path: Path) -> set[str]:
     names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.module:
             names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
         elif isinstance(node, ast.Import):

@@ -30,6 +30,7 @@ def main(
         parser.add_argument(name)
     if several:
         parser.add_argument(several, nargs="*")
+    _in_utf_8()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     given = parser.parse_args()
     try:
@@ -42,6 +43,15 @@ def main(
         sys.exit(f"error: {error.filename}: {error.strerror}; finished runs are kept, `dvc repro` goes on from here")
     except KeyboardInterrupt:
         sys.exit("stopped; finished runs are kept, `dvc repro` goes on from here")
+
+
+def _in_utf_8() -> None:
+    """Start this process again where the locale has names of files and what is said in anything but UTF-8.
+
+    From Python 3.15 on it is so by itself.
+    """
+    if sys.getfilesystemencoding() != "utf-8" and "utf8" not in sys._xoptions:
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
 
 
 def leave_empty(place: Path) -> None:
@@ -67,5 +77,5 @@ def commit() -> str:
 
 
 def _git(*arguments: str) -> str:
-    done = subprocess.run(("git", *arguments), check=True, capture_output=True, text=True)
+    done = subprocess.run(("git", *arguments), check=True, capture_output=True, encoding="utf-8")
     return done.stdout.strip()

@@ -33,7 +33,9 @@ def prepare(name: str) -> None:
             return
         _prepare(study, listing, crops)
     except OSError as error:
-        raise noted.PreparedError(f"{error.filename or noted.folder(name)}: {error.strerror or error}") from error
+        raise noted.PreparedError(
+            f"{folders.shown(str(error.filename or noted.folder(name)))}: {error.strerror or error}"
+        ) from error
 
 
 def _prepare(study: Study, listing: Listing, crops: Sequence[Crop]) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.files import partial_of, sync_folder, write_atomically
+from pipeline.files import partial_of, shown, sync_folder, write_atomically
 from pipeline.randomness import keys_of
 from pipeline.stages import noted
 from pipeline.stages.noted import CARD, INDEX, PIXELS, images_of, json_of, place_of, record, write_card
@@ -191,7 +191,7 @@ def write_index(study: Study, listing: Listing, dataset: Dataset, crops: Sequenc
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("id", "label", "split", "file"))
-    writer.writerows((m.id, m.label, m.split, m.name) for m in dataset.members)
+    writer.writerows((m.id, m.label, m.split, shown(m.name)) for m in dataset.members)
     write_atomically(place / INDEX, text.getvalue().encode())
     test = [member.label for member in dataset.members if member.split == "test"]
     write_card(

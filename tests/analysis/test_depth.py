@@ -6,9 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from analysis.findings import Numbers
 
 from analysis import depth, findings, report
-from analysis.findings import Numbers
 from analysis.tables import load
 from tests.analysis.conftest import Plan, write_tables
 

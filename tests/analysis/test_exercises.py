@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-from analysis import report
 from analysis.exercises import Exercise, answered
 from analysis.findings import Numbers, compute
+
+from analysis import report
 from analysis.tables import load
 from tests.analysis.conftest import Plan, write_tables
 

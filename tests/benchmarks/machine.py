@@ -29,7 +29,7 @@ class Measured:
 
 def describe(packages: Sequence[str] = PACKAGES) -> dict[str, Any]:
     """The machine, versions and commit."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if Path("/proc/cpuinfo").exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     commit = subprocess.run(("git", "rev-parse", "HEAD"), capture_output=True, text=True, check=False).stdout.strip()
     return {
@@ -77,7 +77,7 @@ def _family(pid: int) -> list[int]:
 def _proportional_set_size(pid: int) -> int:
     """Kilobytes; pages that processes share are counted once over all of them."""
     try:
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="utf-8").splitlines()
     except OSError:
         return 0
     return next((int(line.split()[1]) for line in lines if line.startswith("Pss:")), 0)

@@ -31,7 +31,7 @@ def fingerprint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fingerprint:
         for old, new in replaced:
             assert old in text
             text = text.replace(old, new)
-        Path("params.yaml").write_text(text)
+        Path("params.yaml").write_text(text, encoding="utf-8")
         for stage in (prepare.prepare, subset.subset, tune.tune):
             stage("tiny")
         return cells.Workbench("tiny").fingerprint(cell)

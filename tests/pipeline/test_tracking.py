@@ -181,7 +181,7 @@ def test_a_lock_that_is_never_given_back_blocks_nothing(
     uri: str, study: Experiment, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(tracking, "LOCK_SECONDS", 0.1)
-    with Path(f"{uri.removeprefix('sqlite:///')}.lock").open("w") as held:
+    with Path(f"{uri.removeprefix('sqlite:///')}.lock").open("w", encoding="utf-8") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         assert mirror(study, uri) is None
     assert "another process has held" in caplog.text
