@@ -10,6 +10,7 @@ BENCHMARK = python -m pytest -o addopts= tests/benchmarks --benchmark-only --ben
 unexport PYTHONDONTWRITEBYTECODE # a study starts Python 25 times: compiling torch and mlflow anew takes seconds each time
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DVC_NO_ANALYTICS := 1
+export PYTHONUTF8 := 1 # reports hold − and ×, whatever the locale
 export MLFLOW_TRACKING_URI ?= sqlite:///mlflow.db
 
 .PHONY: study repository test test-faults lint lock ui mirror report guide readme pack prune bench bench-save bench-compare bench-growth bench-peers clean .venv

@@ -19,7 +19,8 @@ import numpy as np
 import pytest
 
 from analysis import tables
-from analysis.tables import SAME_EVERYWHERE, TablesError
+from analysis.checks import SAME_EVERYWHERE
+from analysis.tables import TablesError
 from pipeline import runs
 from pipeline.runs import MANIFEST, RunStoreError
 from pipeline.stages import cells, collect, prepare, subset, tune
