@@ -3,6 +3,10 @@ SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 PYTHON ?= python3
 STUDY ?= quick
+ONE = $(if $(filter-out file,$(origin STUDY)),$(STUDY)) # the study that was asked for; empty where none was
+FOLDER :=
+NAME :=
+MINUTES := 60
 BIN := .venv/bin
 BENCH ?= reports/benchmarks/bench.json
 BENCH_LIMIT ?= 30%
@@ -10,13 +14,25 @@ BENCHMARK = python -m pytest -o addopts= tests/benchmarks --benchmark-only --ben
 unexport PYTHONDONTWRITEBYTECODE # a study starts Python 25 times: compiling torch and mlflow anew takes seconds each time
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DVC_NO_ANALYTICS := 1
+export FOLDER NAME MINUTES # quoted by the shell, whatever they hold
 export MLFLOW_TRACKING_URI ?= sqlite:///mlflow.db
 
-.PHONY: study test lint lock ui mirror report readme pack prune bench bench-save bench-compare bench-growth bench-peers clean .venv
+.PHONY: study own repository test lint lock ui mirror report readme pack prune bench bench-save bench-compare bench-growth bench-peers clean .venv
 
-study: $(BIN)/.installed ## run the active studies, print the answer of STUDY
-	dvc repro
-	python -m analysis.report $(STUDY) --answer
+study: repository $(BIN)/.installed ## check, run STUDY (without it, the active studies), print the answer
+	$(if $(ONE),python -m pipeline.stages.activate $(ONE))
+	studies=$$(python -m pipeline.stages.check $(ONE)); \
+	dvc repro $(if $(ONE),mirror@$(ONE) report@$(ONE)); \
+	for study in $$studies; do python -m analysis.report $$study --answer; done
+
+own: repository $(BIN)/.installed ## the same for a FOLDER of images: choose a study that fits into MINUTES, call it NAME
+	study=$$(python -m pipeline.stages.own "$$FOLDER" "$$NAME" "$$MINUTES"); \
+	$(MAKE) --no-print-directory study STUDY=$$study
+
+repository: # what DVC needs, said before gigabytes are installed
+	@command -v git >/dev/null || { echo 'error: Thaw needs git, which is not installed'; exit 1; } >&2
+	@top=$$(git rev-parse --show-prefix) || { echo 'error: Thaw lies in no git repository; clone it, or run: git init'; exit 1; } >&2; \
+	test -z "$$top" || echo "note: Thaw lies inside another git repository, whose commits say nothing of it: runs will record commit 'unknown'; git init in here mends that" >&2
 
 test: $(BIN)/.installed ## all tests
 	python -m pytest -n 2 --dist worksteal

@@ -431,7 +431,10 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
 _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
 
 
-def load(path: Path = Path("params.yaml")) -> Params:
+FILE = Path("params.yaml")
+
+
+def load(path: Path = FILE) -> Params:
     """Read and check params.yaml. Raises ParamsError before any data load."""
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), _Loader)

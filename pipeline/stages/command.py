@@ -44,11 +44,17 @@ def leave_empty(place: Path) -> None:
 
 
 def commit() -> str:
-    """The checked-out commit, `-dirty` where code or parameters differ from it; THAW_COMMIT where git is not."""
+    """The checked-out commit, `-dirty` where code or parameters differ from it; THAW_COMMIT where git is not.
+
+    Which studies are active is no such difference. A repository that Thaw only lies in says nothing of Thaw.
+    """
     try:
+        inside_another = _git("rev-parse", "--show-prefix")
         head = _git("rev-parse", "HEAD")
-        changed = _git("status", "--porcelain", "--untracked-files=no", "--", "pipeline", "params.yaml")
+        changed = _git("diff", "--ignore-matching-lines=^active:", "HEAD", "--", "pipeline", "params.yaml")
     except (OSError, subprocess.CalledProcessError):
+        inside_another = "unknown"
+    if inside_another:
         return os.environ.get("THAW_COMMIT", "unknown")
     return f"{head}-dirty" if changed else head
 
