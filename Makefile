@@ -3,7 +3,8 @@ SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 PYTHON ?= python3
 STUDY ?= quick
-ONE = $(if $(filter-out file,$(origin STUDY)),$(STUDY)) # the study that was asked for; empty where none was
+# The study that was asked for; empty where none was.
+ONE = $(if $(filter-out file,$(origin STUDY)),$(STUDY))
 FOLDER :=
 NAME :=
 MINUTES := 60

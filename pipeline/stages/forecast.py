@@ -6,7 +6,7 @@ import math
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
@@ -21,7 +21,7 @@ from pipeline.stages import cells, command, prepare, prepared, range_tests
 from pipeline.stages.cells import Workbench
 from pipeline.stages.check import CheckError, nearest
 from pipeline.stages.noted import PreparedError
-from pipeline.strategies import ALL, GROUPS, Role
+from pipeline.strategies import ALL, GROUPS, Crop, Role, Strategy
 from pipeline.tuning import GRID, Rates
 
 RUN_BYTES = 8 << 10  # of a run in the store, beside what it predicts
@@ -38,7 +38,7 @@ class Found:
 
     classes: tuple[str, ...]
     pool: tuple[int, ...]  # of each class
-    test: int
+    test: tuple[int, ...]  # of each class
     seconds: float  # until they are prepared
     bytes: int  # that preparing them writes
 
@@ -48,17 +48,18 @@ def forecast(loaded: Params, study: Study, listing: Listing, current: bool, star
 
     Raises UserError of some kind for whatever would stop the study later.
     """
-    device = execution.device()
-    precision = study.precision or training.default_precision(device)
-    found = _as_prepared(study) if current else _as_listed(loaded, study, listing)
+    found = (
+        _as_prepared(study) if current else look(listing, study.backbone, study.resolution, loaded.crops(study.name))
+    )
+    prepare.expect_enough(study, listing, found.pool)
     bench = _bench(study) if current else None
     missing, declared = _missing(loaded, study, found, bench)
     tests = _range_tests(loaded, study, bench)
     loads = [_load(loaded, study, found, kind, count) for kind, count in missing.items()]
     for load in loads:
         training.refuse_single_batches(load.strategy, study.backbone, load.images, study.batch_size)
-    judged = min(found.test, study.test_images or found.test)
-    yield f"{len(found.classes)} classes, {sum(found.pool):,} images to draw from, {judged:,} test images"
+    judged = f"{_tested(study, found):,} test images"
+    yield f"{len(found.classes)} classes, {sum(found.pool):,} images to draw from, {judged}"
     unknown = _unknown_signs(found.classes)
     if unknown:
         yield f"the figures' font lacks {' '.join(unknown)}: these signs of class names will be boxes there"
@@ -66,23 +67,39 @@ def forecast(loaded: Params, study: Study, listing: Listing, current: bool, star
         yield f"all {declared:,} runs are there, nothing is to be trained"
         return
     yield f"to train: {_words(missing, tests)}"
-    memory = cells.WORKER_BYTES + cells.PIXEL_BYTES * study.batch_size * study.resolution**2
-    workers = execution.workers(memory, device.type)
-    largest = max((load.images for load in loads), default=study.batch_size)
-    batch = math.ceil(largest / math.ceil(largest / study.batch_size))
-    batches = cost.Batches(
-        study.backbone, study.weights, study.resolution, precision, len(found.classes), batch
-    )  # fmt: skip
-    used = [loaded.strategy(name) for name in dict.fromkeys((*study.strategies, *study.sweep, *study.ablations))]
-    speed = cost.measure(batches, used, device, workers)
-    seconds = found.seconds + cost.seconds(loads, speed, study.epochs, study.batch_size, study.watched)
-    seconds += tests * lr_finder.STEPS * batch * max(speed.step.values(), default=0) / workers
-    seconds += start * (_stages(study) + LAST_STAGES)
-    yield (
-        f"about {in_words(seconds)}: {workers} at once on {device.type}, {study.resolution} px, {precision}, as a few "
-        "timed steps have it"
+    disk = _disk(study, loads, found)
+    strategies = [load.strategy for load in loads] or [loaded.strategies[name] for name in study.strategies]
+    speed = measure(
+        study, strategies, len(found.classes), max((load.images for load in loads), default=study.batch_size)
     )
-    yield _disk(study, loads, found)
+    took = in_words(_seconds(study, found, loads, tests, speed, start))
+    at_once = f"{speed.workers} at once on {execution.device().type}"
+    yield f"about {took}: {at_once}, {study.resolution} px, as a few timed steps of {study.backbone} have it"
+    yield disk
+
+
+def measure(study: Study, strategies: Iterable[Strategy], classes: int, images: int) -> cost.Speed:
+    """Time a few steps of a study, in batches of cells that train on so many images."""
+    device = execution.device()
+    precision = study.precision or training.default_precision(device)
+    memory = cells.WORKER_BYTES + cells.PIXEL_BYTES * study.batch_size * study.resolution**2
+    batch = math.ceil(images / math.ceil(images / study.batch_size))
+    batches = cost.Batches(study.backbone, study.weights, study.resolution, precision, classes, batch)
+    return cost.measure(batches, strategies, device, execution.workers(memory, device.type))
+
+
+def seconds(loaded: Params, study: Study, found: Found, speed: cost.Speed, start: float) -> float:
+    """How long a study takes of which nothing is there yet."""
+    missing, _ = _missing(loaded, study, found, None)
+    loads = [_load(loaded, study, found, kind, count) for kind, count in missing.items()]
+    return _seconds(study, found, loads, 0, speed, start)
+
+
+def _seconds(study: Study, found: Found, loads: Sequence[Load], tests: int, speed: cost.Speed, start: float) -> float:
+    stages = study.pilots + len(study.strategies) + bool(study.sweep) + bool(study.ablations) + bool(tests)
+    tested = tests * lr_finder.STEPS * study.batch_size * max(speed.step.values(), default=0.0) / speed.workers
+    trained = cost.seconds(loads, speed, study.epochs, study.batch_size, study.watched)
+    return found.seconds + trained + tested + start * (stages + LAST_STAGES)
 
 
 # --- the images -----------------------------------------------------------------------------------------------------
@@ -91,28 +108,32 @@ def forecast(loaded: Params, study: Study, listing: Listing, current: bool, star
 def _as_prepared(study: Study) -> Found:
     data = prepared.read(study)
     counts = np.bincount(data.pool.labels, minlength=len(data.card.classes))
-    return Found(data.card.classes, tuple(counts.tolist()), data.card.test_images, 0.0, 0)
+    return Found(data.card.classes, tuple(counts.tolist()), data.card.test_class_counts, 0.0, 0)
 
 
-def _as_listed(loaded: Params, study: Study, listing: Listing) -> Found:
+def look(listing: Listing, backbone: str, resolution: int, crops: Sequence[Crop]) -> Found:
     """What names and headers tell. Raises DatasetError that lists every image that can't be used, as `prepare` does."""
-    sources, crops = listing.sources(), loaded.crops(study.name)
-    if not listing.refused:
-        prepare.expect_enough(study, listing, identity.pool_counts(listing, sources))
-    headers = identity.examine(listing, sources, study.resolution, execution.cores())
-    preprocessing = backbones.REGISTRY[study.backbone].preprocessing()
-    fits = {crop: None if headers.native else preprocessing.at(study.resolution, crop) for crop in crops}
+    sources = listing.sources()
+    headers = identity.examine(listing, sources, resolution, execution.cores())
+    pool = identity.pool_counts(listing, sources)
+    preprocessing = backbones.REGISTRY[backbone].preprocessing()
+    fits = {crop: None if headers.native else preprocessing.at(resolution, crop) for crop in crops}
     some = sources[:: math.ceil(len(sources) / SAMPLED)]
     since = time.perf_counter()
     for _ in identity.decode(some, fits, headers.deepest, 1):
         pass
     each = (time.perf_counter() - since) / len(some) / execution.cores()
-    pool = tuple(identity.pool_counts(listing, sources))
-    drawn = sum(source.split == "pool" for source in sources)
-    test = sum(source.split == "test" for source in sources) if listing.has_test else drawn - sum(pool)
-    side = headers.native or study.resolution
+    every = Counter((source.split, source.label) for source in sources)
+    labels = range(len(listing.classes))
+    test = [every["test", label] if listing.has_test else every["pool", label] - pool[label] for label in labels]
+    side = headers.native or resolution
     kept = len(sources) * side**2 * 3 * (1 if headers.native else len(crops))
-    return Found(listing.classes, pool, test, len(sources) * each, 2 * kept)  # a copy in no order, and one by identity
+    # Twice: prepare writes a copy in the order of names first.
+    return Found(listing.classes, tuple(pool), tuple(test), len(sources) * each, 2 * kept)
+
+
+def _tested(study: Study, found: Found) -> int:
+    return min(sum(found.test), study.test_images or sum(found.test))
 
 
 def _unknown_signs(classes: Sequence[str]) -> list[str]:
@@ -188,7 +209,7 @@ def _drawn(found: Found, size: int) -> list[int]:
 
 def _load(loaded: Params, study: Study, found: Found, kind: Kind, count: int) -> Load:
     role, name, size = kind
-    images, judged = sum(_drawn(found, size)), min(found.test, study.test_images or found.test)
+    images, judged = sum(_drawn(found, size)), _tested(study, found)
     draws = len(study.seeds)
     if role == "pilot":
         judged = cost.held_out(_drawn(found, size))
@@ -204,12 +225,6 @@ def _words(missing: Counter[Kind], tests: int) -> str:
         of_role[role] += count
     parts = [f"{of_role[role]:,} {words[role]}" for role in words if of_role[role]]
     return ", ".join([*parts, *([f"{tests} range tests"] if tests else [])])
-
-
-def _stages(study: Study) -> int:
-    return sum(
-        [study.pilots, len(study.strategies), bool(study.sweep), bool(study.ablations), bool(study.lr_finder_seeds)]
-    )
 
 
 # --- the disk -------------------------------------------------------------------------------------------------------
