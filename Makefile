@@ -99,4 +99,4 @@ bench-peers: $(BIN)/.installed .venv-peers/.installed ## the same work by a plai
 	touch $@
 
 clean: ## remove prepared data, the embedded study and caches; published studies stay
-	rm -rf data/*/images.npy data/*/images_whole.npy data/*/listing.json data/*/index.csv data/*/card.json data/*/subsets.json data/*/.activations results/quick reports/quick .mypy_cache .ruff_cache .pytest_cache .benchmarks mlflow.db
+	rm -rf data/*/images.npy data/*/images_whole.npy data/*/listing.json data/*/index.csv data/*/card.json data/*/subsets.json data/*/.whole.json data/*/.activations results/quick reports/quick .mypy_cache .ruff_cache .pytest_cache .benchmarks mlflow.db

@@ -139,7 +139,8 @@ def _knobs(images: Images) -> dict[str, Sequence[Any]]:
         raise ChoosingError(
             f"the smallest class has {smallest} images to draw from, and at least {FEWEST} are needed; add some"
         )
-    sizes = [(10, size) if size >= 50 else (size,) for size in reversed(SIZES) if size <= SHARE * smallest]
+    fitting = [size for size in reversed(SIZES) if size <= SHARE * smallest]
+    sizes = [(10, size) if size >= 50 else (size,) for size in fitting if size >= 10 or size == fitting[0]]
     rarest = sum(images.test) / min(images.test)  # so many test images have one of every class among them
     return {
         "test_images": [None, *(count for count in reversed(TESTED) if rarest <= count < sum(images.test))],

@@ -68,6 +68,7 @@ class Load:
     cells: float
     draws: int  # sets of images among them
     images: int  # that each trains on
+    watched: int  # that each looks at every epoch
     judged: int  # that each is judged on
 
 
@@ -80,7 +81,7 @@ def step_of(strategy: Strategy, phase: Phase) -> Step:
 # --- how much -------------------------------------------------------------------------------------------------------
 
 
-def seconds(loads: Iterable[Load], speed: Speed, epochs: int, batch_size: int, watched: int) -> float:
+def seconds(loads: Iterable[Load], speed: Speed, epochs: int, batch_size: int) -> float:
     """How long some cells take on all workers together, without the start of the stages and the images' decoding."""
     total, kept = 0.0, set[tuple[object, ...]]()
     for load in loads:
@@ -90,7 +91,7 @@ def seconds(loads: Iterable[Load], speed: Speed, epochs: int, batch_size: int, w
         pixels = strategy.normalisation, strategy.crop
         if load.cells and before and (start, load.judged, *pixels) not in kept:
             kept.add((start, load.judged, *pixels))
-            total += (load.judged + watched) * before
+            total += (load.judged + load.watched) * before
         if start == GROUPS[-1]:
             if load.cells and (load.draws, load.images, *pixels) not in kept:
                 kept.add((load.draws, load.images, *pixels))
@@ -102,8 +103,8 @@ def seconds(loads: Iterable[Load], speed: Speed, epochs: int, batch_size: int, w
         for phase, length in zip(strategy.phases, lengths, strict=True):
             step = step_of(strategy, phase)
             views = prefix.views(strategy.augmentation) or 1
-            again = watched if step.start != start else 0  # the run's own stretch is kept for all cells
-            each += length * (load.images * speed.step[step] + watched * speed.look[step.start])
+            again = load.watched if step.start != start else 0  # the run's own stretch is kept for all cells
+            each += length * (load.images * speed.step[step] + load.watched * speed.look[step.start])
             each += load.images * speed.look[step.start]
             if step.start != GROUPS[0]:
                 each += (views * load.images + again) * (speed.look[GROUPS[0]] - speed.look[step.start])

@@ -21,7 +21,8 @@ class EditingError(UserError):
 def activated(text: str, study: str) -> str:
     """The file with `study` alone active."""
     value = _block(text, "active")
-    return text[: value.start_mark.index] + f"[{study}]" + text[_end(value) :]
+    indent = "" if value.flow_style else "  "  # a list a line below its key may stand as far left as the key
+    return text[: value.start_mark.index] + f"{indent}[{study}]" + text[_end(value) :]
 
 
 def with_study(text: str, name: str, why: str, keys: Mapping[str, Any]) -> str:
@@ -49,13 +50,17 @@ def written(value: Any) -> str:
         return "{" + ", ".join(f"{key}: {written(inside)}" for key, inside in value.items()) + "}"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(written(inside) for inside in value) + "]"
-    plain = isinstance(value, str) and re.fullmatch(r"[\w/.~][\w/. -]*\w", value) and yaml.safe_load(value) == value
-    return value if plain else json.dumps(value, ensure_ascii=False)
+    if not isinstance(value, str):
+        return json.dumps(value)
+    if re.fullmatch(r"[\w/.~][\w/. -]*\w", value) and value.isprintable() and yaml.safe_load(value) == value:
+        return value
+    signs = (sign if sign.isprintable() and sign not in '"\\' else f"\\U{ord(sign):08x}" for sign in value)
+    return f'"{"".join(signs)}"'
 
 
-def _block(text: str, key: str) -> Node:
+def _block(text: str, key: str) -> CollectionNode:
     top = YAML(typ="safe", pure=True).compose(text)
-    found: Node = next(value for name, value in top.value if name.value == key)
+    found: CollectionNode = next(value for name, value in top.value if name.value == key)
     return found
 
 

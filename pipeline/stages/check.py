@@ -11,7 +11,7 @@ from pathlib import Path
 from pipeline import datasets, params
 from pipeline.errors import UserError
 from pipeline.params import Params, Study
-from pipeline.stages import command, noted, whole
+from pipeline.stages import command, noted, rates, whole
 
 LOG = logging.getLogger(__name__)
 
@@ -28,6 +28,8 @@ def check(*studies: str) -> None:
     chosen = [loaded.study(name) for name in studies or loaded.active]
     _expect_writable(study.name for study in chosen)
     for study in chosen:
+        if not study.pilots and study.rates_from not in {other.name for other in chosen}:
+            rates.given(loaded, study)  # raises where the other study has not tuned them
         _check(loaded, study)
     print(*(study.name for study in chosen))
 

@@ -22,6 +22,7 @@ from pipeline.stages.cells import Workbench
 from pipeline.stages.check import CheckError, nearest
 from pipeline.stages.noted import PreparedError
 from pipeline.strategies import ALL, GROUPS, Crop, Role, Strategy
+from pipeline.subsets import RESERVED_SHARE
 from pipeline.tuning import GRID, Rates
 
 RUN_BYTES = 8 << 10  # of a run in the store, beside what it predicts
@@ -98,7 +99,7 @@ def seconds(loaded: Params, study: Study, found: Found, speed: cost.Speed, start
 def _seconds(study: Study, found: Found, loads: Sequence[Load], tests: int, speed: cost.Speed, start: float) -> float:
     stages = study.pilots + len(study.strategies) + bool(study.sweep) + bool(study.ablations) + bool(tests)
     tested = tests * lr_finder.STEPS * study.batch_size * max(speed.step.values(), default=0.0) / speed.workers
-    trained = cost.seconds(loads, speed, study.epochs, study.batch_size, study.watched)
+    trained = cost.seconds(loads, speed, study.epochs, study.batch_size)
     return found.seconds + trained + tested + start * (stages + LAST_STAGES)
 
 
@@ -210,11 +211,11 @@ def _drawn(found: Found, size: int) -> list[int]:
 def _load(loaded: Params, study: Study, found: Found, kind: Kind, count: int) -> Load:
     role, name, size = kind
     images, judged = sum(_drawn(found, size)), _tested(study, found)
-    draws = len(study.seeds)
+    draws, watched = len(study.seeds), min(study.watched, int(RESERVED_SHARE * sum(found.pool)))
     if role == "pilot":
-        judged = cost.held_out(_drawn(found, size))
+        judged = watched = cost.held_out(_drawn(found, size))
         images, draws = images - judged, cost.pilots(_drawn(found, size))
-    return Load(loaded.strategy(name), count, min(draws, count), images, judged)
+    return Load(loaded.strategy(name), count, min(draws, count), images, watched, judged)
 
 
 def _words(missing: Counter[Kind], tests: int) -> str:

@@ -123,7 +123,9 @@ def _write(loaded: Params, name: str, folder: str, listing: Listing, minutes: fl
     choice = choosing.choose(images, minutes, seconds)
     keys = {"dataset": {"folder": folder, "name": listing.name}, "backbone": BACKBONE, **choice.keys()}
     text = params.FILE.read_bytes().decode()
-    write_atomically(params.FILE, editing.with_study(text, name, f"make own MINUTES={minutes:g}", keys).encode())
+    write_atomically(
+        params.FILE, editing.with_study(text, name, f"chosen by `make own` for {minutes:g} minutes", keys).encode()
+    )
     smallest, largest = min(found.pool), max(found.pool)
     LOG.info(
         "%s: %d classes of %s to draw from, %d test images, about %d px",

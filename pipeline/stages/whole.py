@@ -11,7 +11,7 @@ from pathlib import Path
 from pipeline.params import Params, Study
 from pipeline.stages import command, noted, rates
 
-NOTE = "whole.json"
+NOTE = ".whole.json"  # hidden: what a user keeps beside it has another name
 PACKAGES = ("torch", "torchvision", "timm", "pillow", "scikit-learn")  # whose releases are part of fingerprints
 CODE = Path(__file__).parent.parent
 
@@ -37,7 +37,7 @@ def _of(loaded: Params, study: Study) -> str:
         repr(study),
         *(repr(loaded.strategy(name)) for name in used),
         *(hashlib.sha256(file.read_bytes()).hexdigest() if file.exists() else "" for file in files),
-        *(f"{file} {file.stat().st_size}" for file in kept),
+        *(f"{file} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in kept),
         *(metadata.version(package) for package in PACKAGES),
         os.environ.get("THAW_DEVICE", ""),
     ]
