@@ -8,6 +8,8 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
+import yaml
+
 from pipeline import datasets, params
 from pipeline.errors import UserError
 from pipeline.params import Params, Study
@@ -16,6 +18,7 @@ from pipeline.stages import command, noted, rates, whole
 LOG = logging.getLogger(__name__)
 
 SQLITE = "sqlite:///"
+EXPECTED = ("ablations", "about")  # may be empty; without them, DVC stops after the training
 
 
 class CheckError(UserError):
@@ -25,6 +28,11 @@ class CheckError(UserError):
 def check(*studies: str) -> None:
     """Check some studies, or all active ones, and print their names: what is wrong with one is said before any runs."""
     loaded = params.load()
+    absent = [key for key in EXPECTED if key not in yaml.safe_load(params.FILE.read_text(encoding="utf-8"))]
+    if absent:
+        raise CheckError(
+            f"{params.FILE}: {' and '.join(absent)} missing; write {', '.join(f'{key}: {{}}' for key in absent)}"
+        )
     chosen = [loaded.study(name) for name in studies or loaded.active]
     _expect_writable(study.name for study in chosen)
     for study in chosen:

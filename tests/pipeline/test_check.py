@@ -40,6 +40,8 @@ studies:
 strategies:
   feature_extraction: {phases: [{share: 1, lr: {head: 1.0e-3}}]}
   lda: {head: lda}
+ablations: {}
+about: {}
 """
 
 
@@ -108,7 +110,7 @@ def test_with_nothing_to_do_it_needs_no_torch_and_a_touched_image_is_looked_at(s
 
     Image.new("RGB", (24, 24), "red").save("images/train/dark/new.png")
     check.check()
-    assert "tiny: to train: 4 final" in [record.getMessage() for record in said.records]
+    assert "tiny: to train: 4 final; earlier runs that still fit are kept" in said.text
 
 
 def test_pilots_are_foreseen_and_those_that_are_there_are_not_counted_again(said: pytest.LogCaptureFixture) -> None:
@@ -141,6 +143,7 @@ def test_signs_that_the_figures_font_lacks_are_named(said: pytest.LogCaptureFixt
         ("[tiny] # mine", "[]", "active"),
         ("[tiny] # mine", "[tny]", "did you mean 'tiny'"),
         ("active:", "activ:", "activ"),
+        ("ablations: {}\nabout: {}\n", "", "write ablations: {}, about: {}"),
         ("per_class: [3]\n", "per_class: [15]\n", "15 images a class"),
         ("folder: images", "folder: pictures", "pictures: can't be read"),
         ("backbone: efficientnet_lite0\n", "backbone: {name: resnet18, weights: mine.pth}\n", "file mine.pth"),

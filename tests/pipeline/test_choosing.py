@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline import choosing
@@ -74,6 +74,7 @@ def test_a_tiny_class_takes_all_images_and_a_tinier_one_is_refused() -> None:
         choosing.choose(Images((3, 90), (2, 3), 40), 60, slow(1e-6))
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # of a loaded machine
 @given(
     pool=st.lists(st.integers(4, 5000), min_size=2, max_size=20),
     test=st.integers(1, 900),
