@@ -9,13 +9,15 @@ from typing import Any, Literal
 
 from pipeline.errors import UserError
 from pipeline.strategies import ALL
+from pipeline.subsets import RESERVED_SHARE
 
 SIZES = (5, 10, 20, 50, 100)  # of which a list takes the largest that time and images allow, and 10 beside it
 PIXELS = (64, 96, 128, 160, 192, 224)
 SEEDS = (5, 10)  # 5 are exploratory, 10 can be cited
 EPOCHS = (10, 15, 20)
 TESTED = (500, 1000, 2000)
-SHARE = 0.5  # of a class at most is drawn, for draws of different seeds are to differ
+# Of what draws may take of a class at most so much is drawn: where two seeds share half of it, nothing can be tested.
+SHARE = 0.45
 FEWEST = 4  # images of a class: fewer can't be split for tuning with something to learn on either side
 FEWEST_STEPS, FEW_STEPS = 40, 300  # without tuning: with fewer nothing is learnt, or only at three times the rates
 WATCHED = 100
@@ -112,7 +114,7 @@ def reasons(choice: Choice, wish: Choice) -> list[str]:
     if largest == ALL:
         said.append("so few images that every run takes all of them")
     elif choice.per_class == wish.per_class:
-        said.append("at most half of the smallest class is drawn, so that seeds draw different images")
+        said.append("less than half of the smallest class is drawn, so that seeds draw different images")
     less = [
         f"{words} instead of {want}"
         for words, got, want in (
@@ -139,7 +141,9 @@ def _knobs(images: Images) -> dict[str, Sequence[Any]]:
         raise ChoosingError(
             f"the smallest class has {smallest} images to draw from, and at least {FEWEST} are needed; add some"
         )
-    fitting = [size for size in reversed(SIZES) if size <= SHARE * smallest]
+    every = sum(images.pool)
+    spared = min(WATCHED / every, RESERVED_SHARE)  # what is watched is drawn last
+    fitting = [size for size in reversed(SIZES) if size <= SHARE * (1 - spared) * smallest]
     sizes = [(10, size) if size >= 50 else (size,) for size in fitting if size >= 10 or size == fitting[0]]
     rarest = sum(images.test) / min(images.test)  # so many test images have one of every class among them
     return {

@@ -57,7 +57,7 @@ def project(tmp_path: Path) -> Path:
     (folder / ".venv").symlink_to(sys.prefix)
     os.utime(folder / "requirements.lock", (0, 0))  # older than what was installed from it
     command("git", "init", "-q", folder=folder)
-    write_image_folder(tmp_path / "leaves", train=24)
+    write_image_folder(tmp_path / "leaves", train=32)
     return folder
 
 
@@ -72,7 +72,7 @@ def test_a_folder_becomes_a_study_with_an_answer_and_asked_again_it_goes_on(proj
     assert "reports/leaves/report.md" in done.stdout
     assert (project / "reports" / "leaves" / "report.md").exists()
     said = done.stderr.splitlines()
-    assert "leaves: 2 classes of 24 to draw from, 12 test images, about 24 px" in said
+    assert "leaves: 2 classes of 32 to draw from, 12 test images, about 24 px" in said
     assert any(
         re.fullmatch(r"leaves: about .* of 60 min: 10 images a class, \d+ seeds, 64 px, .*", line) for line in said
     )
