@@ -3,6 +3,11 @@ SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 PYTHON ?= python3
 STUDY ?= quick
+# The study that was asked for; empty where none was.
+ONE = $(if $(filter-out file,$(origin STUDY)),$(STUDY))
+FOLDER :=
+NAME :=
+MINUTES := 60
 BIN := .venv/bin
 BENCH ?= reports/benchmarks/bench.json
 BENCH_LIMIT ?= 30%
@@ -11,13 +16,21 @@ unexport PYTHONDONTWRITEBYTECODE # a study starts Python 25 times: compiling tor
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DVC_NO_ANALYTICS := 1
 export PYTHONUTF8 := 1 # reports hold − and ×, whatever the locale
+export FOLDER NAME MINUTES # quoted by the shell, whatever they hold
 export MLFLOW_TRACKING_URI ?= sqlite:///mlflow.db
 
-.PHONY: study repository test test-faults lint lock ui mirror report guide readme pack prune bench bench-save bench-compare bench-growth bench-peers clean .venv
+.PHONY: study own repository test test-faults lint lock ui mirror report guide readme pack prune bench bench-save bench-compare bench-growth bench-peers clean .venv
 
-study: repository $(BIN)/.installed ## run the active studies, print the answer of STUDY
-	dvc repro
-	python -m analysis.report $(STUDY) --answer
+study: repository $(BIN)/.installed ## check, run STUDY (without it, the active studies), print the answer
+	$(if $(ONE),python -m pipeline.stages.activate $(ONE))
+	studies=$$(python -m pipeline.stages.check $(ONE)); \
+	dvc repro $(if $(ONE),mirror@$(ONE) report@$(ONE)); \
+	for study in $$studies; do python -m analysis.report $$study --answer; done
+
+own: repository $(BIN)/.installed ## the same for a FOLDER of images: choose a study that fits into MINUTES, call it NAME
+	study=$$(python -m pipeline.stages.own "$$FOLDER" "$$NAME" "$$MINUTES"); \
+	$(MAKE) --no-print-directory study STUDY=$$study
+
 
 test: $(BIN)/.installed ## all tests but the longer faults
 	python -m pytest -n 2 --dist worksteal
@@ -30,9 +43,10 @@ lint: $(BIN)/.installed ## ruff and mypy
 	ruff format --check
 	mypy
 
-repository: # of its own: dvc needs one, and runs name its commit
-	@inside=$$(git rev-parse --show-prefix) && test -z "$$inside" || { echo "Thaw needs git, and a repository of its own:" \
-	  "get it with \`git clone\`, or make this folder one with \`git init\`" >&2; exit 1; }
+repository: # what DVC needs, said before gigabytes are installed
+	@command -v git >/dev/null || { echo 'error: Thaw needs git, which is not installed'; exit 1; } >&2
+	@top=$$(git rev-parse --show-prefix) || { echo 'error: Thaw lies in no git repository; clone it, or run: git init'; exit 1; } >&2; \
+	test -z "$$top" || echo "note: Thaw lies inside another git repository, whose commits say nothing of it: runs will record commit 'unknown'; git init in here mends that" >&2
 
 .venv: $(BIN)/.installed ## install only
 
@@ -93,4 +107,4 @@ bench-peers: $(BIN)/.installed .venv-peers/.installed ## the same work by a plai
 	touch $@
 
 clean: ## remove prepared data, the embedded study and caches; published studies stay
-	rm -rf data/*/images.npy data/*/images_whole.npy data/*/listing.json data/*/index.csv data/*/card.json data/*/subsets.json data/*/.activations results/quick reports/quick .mypy_cache .ruff_cache .pytest_cache .benchmarks mlflow.db* mlruns
+	rm -rf data/*/images.npy data/*/images_whole.npy data/*/listing.json data/*/index.csv data/*/card.json data/*/subsets.json data/*/.whole.json data/*/.activations results/quick reports/quick .mypy_cache .ruff_cache .pytest_cache .benchmarks mlflow.db* mlruns

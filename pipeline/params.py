@@ -453,7 +453,10 @@ class _Mistakes(list[str]):
             self.append(str(error))
 
 
-def load(path: Path = Path("params.yaml")) -> Params:
+FILE = Path("params.yaml")
+
+
+def load(path: Path = FILE) -> Params:
     """Read and check params.yaml. Raises ParamsError, before any data load, that lists every mistake."""
     mistakes = _Mistakes()
     try:

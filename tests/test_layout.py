@@ -13,10 +13,10 @@ import yaml
 
 ROOT = Path(__file__).parent.parent
 RANKS = (
-    {"errors", "files", "plain_yaml", "randomness", "strategies", "preprocessing", "convolutions"},
-    {"backbones", "datasets", "folders", "decoding", "identity", "tuning", "subsets"},
+    {"errors", "files", "plain_yaml", "randomness", "strategies", "preprocessing", "convolutions", "editing"},
+    {"backbones", "datasets", "folders", "decoding", "identity", "tuning", "subsets", "choosing"},
     {"augmentation", "phases", "prefix", "evaluation", "drift"},
-    {"training", "activations", "lr_finder", "heads", "runs", "tracking", "params", "execution"},
+    {"training", "activations", "lr_finder", "heads", "runs", "tracking", "params", "execution", "cost"},
 )  # a module imports from its own rank or those before it; stages import from all
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from pipeline import backbones, phases
 from pipeline.files import write_atomically
 from pipeline.runs import RunStoreError, StoredRun
-from pipeline.stages import cells, command, prepared, range_tests
+from pipeline.stages import cells, command, prepared, range_tests, whole
 from pipeline.stages.cells import Workbench
 from pipeline.stages.range_tests import StoredTest
 from pipeline.strategies import Cell, Role
@@ -70,6 +70,8 @@ def collect(study: str) -> None:
     judged_on_test = [run for cell, run in stored.items() if cell.role != "pilot"]
     write_atomically(target / "predictions.npz", _predictions(bench, judged_on_test))
     prepared.write_json(target / "provenance.json", _provenance(bench, stored, tests))
+    if not absent and not absent_tests:
+        whole.note(bench.params, bench.study, len(stored))
     LOG.info("%s: %d of %d declared cells collected in %s", study, len(stored), len(every), target)
 
 

@@ -61,18 +61,18 @@ def leave_empty(place: Path) -> None:
 
 
 def commit() -> str:
-    """The checked-out commit, `-dirty` where code or parameters differ from it.
+    """The checked-out commit, `-dirty` where code or parameters differ from it; THAW_COMMIT where git is not.
 
-    THAW_COMMIT, or `unknown`, where there is no git or the repository is another's, inside which Thaw lies.
+    Which studies are active is no such difference. A repository that Thaw only lies in says nothing of Thaw.
     """
-    told = os.environ.get("THAW_COMMIT", "unknown")
     try:
-        if _git("rev-parse", "--show-prefix"):  # from the root of a repository to this folder
-            return told
+        inside_another = _git("rev-parse", "--show-prefix")
         head = _git("rev-parse", "HEAD")
-        changed = _git("status", "--porcelain", "--untracked-files=no", "--", "pipeline", "params.yaml")
+        changed = _git("diff", "--ignore-matching-lines=^active:", "HEAD", "--", "pipeline", "params.yaml")
     except (OSError, subprocess.CalledProcessError):
-        return told
+        inside_another = "unknown"
+    if inside_another:
+        return os.environ.get("THAW_COMMIT", "unknown")
     return f"{head}-dirty" if changed else head
 
 

@@ -53,7 +53,7 @@ def _prepare(study: Study, listing: Listing, crops: Sequence[Crop]) -> None:
     for reason, count in listing.skipped.items():
         LOG.info("%s: skipped %d: %s", listing.name, count, reason)
     if not listing.refused:
-        _expect_enough(study, listing, identity.pool_counts(listing, sources))
+        expect_enough(study, listing, identity.pool_counts(listing, sources))
     headers = identity.examine(listing, sources, study.resolution, execution.cores())
     noted.claim(study)
     fits: dict[Crop, Preprocessing | None] = {"own": None}  # squares as they come; each crop is cut on the device
@@ -71,7 +71,7 @@ def _prepare(study: Study, listing: Listing, crops: Sequence[Crop]) -> None:
         scratch.flush()
         dataset = identity.settle(listing, sources, ids, headers.notes)
         drawable = Counter(member.label for member in dataset.members if member.split == "pool")
-        _expect_enough(study, listing, [drawable[label] for label in range(len(listing.classes))])
+        expect_enough(study, listing, [drawable[label] for label in range(len(listing.classes))])
         # Ordered by identity only now: an image's id, and so its place, follows from its pixels.
         rows = np.array([member.row for member in dataset.members])
         stored = np.memmap(scratch, np.uint8, "r", shape=(len(sources), len(fits), side, side, 3))
@@ -85,7 +85,8 @@ def _prepare(study: Study, listing: Listing, crops: Sequence[Crop]) -> None:
     LOG.info("%s: %d images of %d classes, stored at %d px", listing.name, len(rows), len(listing.classes), side)
 
 
-def _expect_enough(study: Study, listing: Listing, counts: Sequence[int]) -> None:
+def expect_enough(study: Study, listing: Listing, counts: Sequence[int]) -> None:
+    """Raises DatasetError where a class has fewer images than the study asks for."""
     for label, count in enumerate(counts):
         if max(study.per_class) > count:
             raise DatasetError(

@@ -172,31 +172,6 @@ def test_the_commit_of_another_repository_is_never_recorded(
     assert command.commit() == git(within_another, "rev-parse", "HEAD") + "-dirty"
 
 
-@pytest.mark.parametrize("where", ["nowhere", "within another", "no git"])
-def test_make_study_says_before_the_installation_that_there_is_no_repository(
-    where: str, within_another: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    make = shutil.which("make")
-    if make is None:
-        pytest.skip("no make")
-    programs = within_another / "programs"
-    if where == "nowhere":
-        shutil.rmtree(within_another.parent / ".git")
-    if where == "no git":  # everything else that the Makefile calls
-        git(within_another, "init", "-q")
-        programs.mkdir()
-        for name in ("bash", "env", "test", "touch"):
-            (programs / name).symlink_to(shutil.which(name) or "")
-        monkeypatch.setenv("PATH", str(programs))
-    install = "echo installing >> installed; false"
-    done = subprocess.run(
-        [make, "study", f"PYTHON={install} #"], cwd=within_another, capture_output=True, text=True, check=False
-    )
-    assert done.returncode
-    assert not (within_another / "installed").exists()
-    assert re.search(r"Thaw .*git.*`git (clone|init)", done.stdout + done.stderr), done.stderr
-
-
 @faults
 def test_without_git_and_inside_another_repository_runs_are_made_and_have_no_commit(
     study: Path, whole: Path, nursery: Nursery
