@@ -182,7 +182,7 @@ def test_weights_of_another_model_are_refused_before_any_step() -> None:
 
 @pytest.mark.usefixtures("said")
 def test_places_that_cannot_be_written_are_named_together() -> None:
-    Path("results").write_text("not a folder")
+    Path("results").write_text("not a folder", encoding="utf-8")
     assert "results" in refusal()
 
 
