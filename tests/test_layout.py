@@ -15,8 +15,8 @@ ROOT = Path(__file__).parent.parent
 RANKS = (
     {"errors", "files", "randomness", "strategies", "preprocessing", "convolutions"},
     {"backbones", "datasets", "folders", "decoding", "identity", "tuning", "subsets"},
-    {"augmentation", "phases", "prefix", "evaluation", "drift"},
-    {"training", "activations", "lr_finder", "heads", "runs", "tracking", "params", "execution"},
+    {"augmentation", "phases", "prefix", "evaluation", "drift", "native"},
+    {"training", "activations", "lr_finder", "heads", "runs", "tracking", "params", "execution", "recipe"},
 )  # a module imports from its own rank or those before it; stages import from all
 
 
