@@ -12,6 +12,8 @@ BIN := .venv/bin
 BENCH ?= reports/benchmarks/bench.json
 BENCH_LIMIT ?= 30%
 BENCHMARK = python -m pytest -o addopts= tests/benchmarks --benchmark-only --benchmark-columns=median,iqr,rounds
+CELLS ?= 3
+OUT ?= predictions.csv
 unexport PYTHONDONTWRITEBYTECODE # a study starts Python 25 times: compiling torch and mlflow anew takes seconds each time
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DVC_NO_ANALYTICS := 1
@@ -19,7 +21,7 @@ export PYTHONUTF8 := 1 # reports hold − and ×, whatever the locale
 export FOLDER NAME MINUTES # quoted by the shell, whatever they hold
 export MLFLOW_TRACKING_URI ?= sqlite:///mlflow.db
 
-.PHONY: study own repository test test-faults lint lock ui mirror report guide readme pack prune bench bench-save bench-compare bench-growth bench-peers clean .venv
+.PHONY: study own repository test test-faults lint lock ui mirror model predict verify report guide readme pack prune bench bench-save bench-compare bench-growth bench-peers clean .venv
 
 study: repository $(BIN)/.installed ## check, run STUDY (without it, the active studies), print the answer
 	$(if $(ONE),python -m pipeline.stages.activate $(ONE))
@@ -65,6 +67,16 @@ ui: $(BIN)/.installed ## browse the runs in MLflow, on this machine only
 
 mirror: $(BIN)/.installed ## show every collected study in MLflow, at MLFLOW_TRACKING_URI or in mlflow.db
 	python -m pipeline.stages.mirror
+
+model: $(BIN)/.installed ## train the advised strategy of STUDY, or STRATEGY=, on all its images: models/STUDY/
+	advice=$$(python -m analysis.report $(STUDY) --advice); \
+	  python -m pipeline.stages.model $(STUDY) "$(STRATEGY)" "$$advice"
+
+predict: $(BIN)/.installed ## class and probability of every image below IMAGES= by MODEL=models/STUDY, into OUT
+	python -m pipeline.stages.predict "$(MODEL)" "$(IMAGES)" "$(OUT)"
+
+verify: $(BIN)/.installed ## train CELLS published runs of STUDY again, picked by SEED= or at random: do they agree?
+	python -m pipeline.stages.verify $(STUDY) "$(CELLS)" "$(SEED)"
 
 report: $(BIN)/.installed ## render the report of STUDY again from its tables, without DVC or training
 	python -m analysis.report $(STUDY)

@@ -261,6 +261,11 @@ def closed_form(task: Task, device: torch.device, state: Mapping[str, Tensor] | 
     It has one epoch, and no drift: the head replaces the random one. Not finite in any number is diverged. Raises
     HeadError where each class has a single image.
     """
+    return fitted(task, device, state)[0]
+
+
+def fitted(task: Task, device: torch.device, state: Mapping[str, Tensor] | None) -> tuple[Run, Linear | None]:
+    """The run of `closed_form`, and its head; none where it can't be computed."""
     with surroundings(task, device):
         features = _Features(task, device, state)
         rows, seconds = features.of(task, task.train)
@@ -281,7 +286,7 @@ def closed_form(task: Task, device: torch.device, state: Mapping[str, Tensor] | 
             logits = _logits(head, features.of(task, task.judged)[0]) if finite else None
         outline = activations.outline(task.backbone, task.resolution)
         numbers = task.classes * (outline.features + 1)
-        return finished(task, logits, history, [], seconds, numbers, outline.parameters + numbers)
+        return finished(task, logits, history, [], seconds, numbers, outline.parameters + numbers), head
 
 
 def _refuse_too_few(task: Task, counts: NDArray[np.int64]) -> None:

@@ -103,13 +103,7 @@ def write(root: Path, run: Run, provenance: Provenance, key: str, test_ids_sha25
 
     Raises RunStoreError where the disk is full or read-only; runs stored before stay intact.
     """
-    place = path(root, run.cell, key)
-    contents = {
-        "summary.json": _json(_summary(run)),
-        "history.csv": _table(("phase", "epoch", "split", "metric", "value"), [asdict(row) for row in run.history]),
-        "drift.csv": _table(("phase", "group", "weight_distance"), [asdict(row) for row in run.drift]),
-        "predictions.npy": _array(run.predicted),
-    }
+    place, contents = path(root, run.cell, key), members(run)
     manifest = {
         "fingerprint": key,
         "test_ids_sha256": test_ids_sha256,
@@ -122,6 +116,16 @@ def write(root: Path, run: Run, provenance: Provenance, key: str, test_ids_sha25
     except OSError as error:
         raise RunStoreError(f"can't store the run in {place}: {_reason(error)}; earlier runs are intact") from error
     return place
+
+
+def members(run: Run) -> Members:
+    """What a run is stored as, its manifest apart: the same run is the same bytes."""
+    return {
+        "summary.json": _json(_summary(run)),
+        "history.csv": _table(("phase", "epoch", "split", "metric", "value"), [asdict(row) for row in run.history]),
+        "drift.csv": _table(("phase", "group", "weight_distance"), [asdict(row) for row in run.drift]),
+        "predictions.npy": _array(run.predicted),
+    }
 
 
 def _summary(run: Run) -> dict[str, Any]:

@@ -15,8 +15,8 @@ ROOT = Path(__file__).parent.parent
 RANKS = (
     {"errors", "files", "plain_yaml", "randomness", "strategies", "preprocessing", "convolutions", "editing"},
     {"backbones", "datasets", "folders", "decoding", "identity", "tuning", "subsets", "choosing"},
-    {"augmentation", "phases", "prefix", "evaluation", "drift"},
-    {"training", "activations", "lr_finder", "heads", "runs", "tracking", "params", "execution", "cost"},
+    {"augmentation", "phases", "prefix", "evaluation", "drift", "native"},
+    {"training", "activations", "lr_finder", "heads", "runs", "tracking", "params", "execution", "cost", "recipe"},
 )  # a module imports from its own rank or those before it; stages import from all
 
 

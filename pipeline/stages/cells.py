@@ -239,10 +239,15 @@ class Workbench:
         count = execution.workers(WORKER_BYTES + PIXEL_BYTES * study.batch_size * study.resolution**2, self.device.type)
         yield from execution.each(work, jobs, watch, min(count, len(jobs)), self.device.type)
 
-    def fingerprint(self, cell: Cell) -> str:
-        """The SHA-256 of everything that can change a cell's result."""
+    def fingerprint(self, cell: Cell, elsewhere: Provenance | None = None) -> str:
+        """The SHA-256 of everything that can change a cell's result; `elsewhere`: on that machine, not on this one."""
         together = [(other.lr_scale, other.seed) for other in self.together(cell)]
-        return runs.fingerprint({**self.inputs(cell), **({"together": together} if together else {})})
+        inputs = self.inputs(cell)
+        if elsewhere is not None:
+            inputs["versions"] = {package: elsewhere.versions.get(package) for package in inputs["versions"]}
+            inputs["device_kind"] = elsewhere.device_kind
+            inputs["parameters"] = {**inputs["parameters"], "precision": elsewhere.precision}
+        return runs.fingerprint({**inputs, **({"together": together} if together else {})})
 
     def _ids_sha256(self, part: Indices) -> str:
         key = part.tobytes()
