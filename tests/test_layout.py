@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -67,6 +69,57 @@ def test_library_modules_never_import_stages_tracking_or_params() -> None:
 def test_analysis_reads_tables_alone(module: str) -> None:
     forbidden = {"torch", "mlflow", "pipeline", "timm", "torchvision"}
     assert not {name.partition(".")[0] for name in imported(FILES[module])} & forbidden
+
+
+def test_imports_of_analysis_run_one_way_and_no_file_is_long() -> None:
+    below = {
+        name: {other for other in imported(path) if other in FILES and other != name}
+        for name, path in FILES.items()
+        if name.startswith("analysis.")
+    }
+    tuple(TopologicalSorter(below).static_order())  # raises CycleError
+    pages = {f"analysis.{name}" for name in ("report", "situations", "guide", "readme", "regression")}
+    for name, others in below.items():
+        if name.startswith("analysis.sections."):
+            assert not others & pages, name
+        elif name not in pages:
+            assert not any(other.startswith("analysis.sections.") for other in others), name
+        assert len(FILES[name].read_text(encoding="utf-8").splitlines()) <= 300, name
+
+
+ROOMS = {  # of the picture in CONTRIBUTING.md; a module belongs to the first that names it
+    "stages": ("pipeline.stages",),
+    "cell": ("pipeline.training", "pipeline.heads", "pipeline.activations", "pipeline.lr_finder", "pipeline.prefix"),
+    "model": (
+        "pipeline.backbones",
+        "pipeline.phases",
+        "pipeline.convolutions",
+        "pipeline.augmentation",
+        "pipeline.drift",
+    ),
+    "images": ("pipeline.folders", "pipeline.datasets", "pipeline.decoding", "pipeline.identity", "pipeline.subsets"),
+    "runs": ("pipeline.runs", "pipeline.execution", "pipeline.tracking"),
+    "pages": ("analysis.report", "analysis.guide", "analysis.readme"),
+    "sections": ("analysis.sections",),
+    "comparison": ("analysis.comparison", "analysis.verdicts", "analysis.paired", "analysis.unbeaten"),
+    "tables": ("analysis.tables", "analysis.checks", "analysis.predictions", "analysis.statistics", "analysis.power"),
+}
+
+
+def room(module: str) -> str | None:
+    return next((name for name, parts in ROOMS.items() if module.startswith(parts)), None)
+
+
+def test_the_picture_of_the_house_shows_the_imports_as_they_are() -> None:
+    found = {
+        (of, to)
+        for module, path in FILES.items()
+        for other in imported(path)
+        if other in FILES and (of := room(module)) and (to := room(other)) and of != to
+    }
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    drawn = set(re.findall(r"^  (\w+) --> (\w+)$", text, flags=re.MULTILINE))
+    assert drawn == found, sorted(found)
 
 
 def test_only_tracking_imports_mlflow_and_only_params_reads_params_yaml() -> None:

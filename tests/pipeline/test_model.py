@@ -77,8 +77,7 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_image_folder(tmp_path / "images")
     text = PARAMS.replace("fine_tune, lda]", "fine_tune, lda, bad]")
     text = text.replace("  lda: {", "  bad: {phases: [{share: 1, lr: {all: 1.0e+30}}]}\n  lda: {")
-    whole = {"active": ["one"], "studies": {"one": study}, "strategies": strategies}
-    Path("params.yaml").write_text(json.dumps(whole), encoding="utf-8")
+    Path("params.yaml").write_text(text, encoding="utf-8")
     for stage in (prepare.prepare, subset.subset, tune.tune):
         stage("tiny")
     return tmp_path
@@ -201,9 +200,8 @@ def prepare_study(place: Path, monkeypatch: pytest.MonkeyPatch, strategy: str) -
         "strategies": [strategy],
     }
     strategies = {**content["strategies"], "lp_ft_half_way": half_way}
-    Path("params.yaml").write_text(
-        json.dumps({"active": ["one"], "studies": {"one": study}, "strategies": strategies}), encoding="utf-8"
-    )
+    whole = {"active": ["one"], "studies": {"one": study}, "strategies": strategies}
+    Path("params.yaml").write_text(json.dumps(whole), encoding="utf-8")
     for stage in (prepare.prepare, subset.subset, tune.tune):
         stage("one")
 
