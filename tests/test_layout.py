@@ -16,7 +16,7 @@ RANKS = (
     {"errors", "files", "randomness", "strategies", "preprocessing", "convolutions"},
     {"backbones", "datasets", "folders", "decoding", "identity", "tuning", "subsets"},
     {"augmentation", "phases", "prefix", "evaluation", "drift"},
-    {"training", "activations", "lr_finder", "heads", "runs", "tracking", "params", "execution"},
+    {"training", "activations", "lr_finder", "heads", "runs", "tracking", "params", "execution", "cluster"},
 )  # a module imports from its own rank or those before it; stages import from all
 
 
