@@ -67,10 +67,8 @@ def each(
             if value is None:
                 what, result = _outcome(futures.pop(number))
                 if what == "error":
-                    ended = [
-                        (jobs[n], _outcome(future)) for n, future in futures.items() if future.status == "finished"
-                    ]
-                    yield from ((job, value) for job, (what, value) in ended if what == "result")
+                    ended = [(jobs[n], *_outcome(future)) for n, future in futures.items() if future.done()]
+                    yield from ((job, value) for job, what, value in ended if what == "result")
                     raise result
                 yield jobs[number], result
             elif number in futures and value > furthest[number]:
@@ -107,19 +105,16 @@ def _outcome(future: Any) -> tuple[str, Any]:
 
     try:
         outcome: tuple[str, Any] = pickle.loads(future.result())
-    except KilledWorker as error:
-        return "error", execution.WorkerKilled(
-            f"several workers were lost in the same job, most likely for want of memory: start fewer on a machine, "
-            f"or lower resolution or batch_size in params.yaml ({error})"
-        )
+        return outcome
+    except KilledWorker:
+        lost = "several workers were lost in the same job, most likely for want of memory: start fewer on a machine, or"
+        return "error", execution.WorkerKilled(f"{lost} lower resolution or batch_size in params.yaml")
     except Exception as error:
-        if future.status == "error":
-            needs = f"it needs {Path.cwd()} under the same path, and an environment from the same lock file"
-            return "error", ClusterError(f"a worker can't begin: {error!r}; {needs}")
-        return "error", ClusterError(
-            "the scheduler was lost; finished cells are kept, and a new start goes on from there"
-        )
-    return outcome
+        if future.status != "error":
+            lost = "the scheduler was lost; finished cells are kept, and a new start goes on from there"
+            return "error", ClusterError(lost)
+        needs = f"it needs {Path.cwd()} under the same path, and an environment from the same lock file"
+        return "error", ClusterError(f"a worker can't begin: {error!r}; {needs}")
 
 
 def _beginning(kind: str) -> Callable[[bytes], bytes]:

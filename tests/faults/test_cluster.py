@@ -67,11 +67,11 @@ def test_a_study_whose_worker_is_killed_has_the_runs_of_an_unbroken_one(
 
     with monkeypatch.context() as patched:
         patched.setattr(Progress, "advance", kill_at_first)
-        broken = trained(study, "broken")
+        broken = trained(study, "fine_tune")
     assert workers.workers[0].wait() == -signal.SIGKILL
     monkeypatch.delenv("THAW_SCHEDULER")
     monkeypatch.setenv("THAW_WORKERS", "2")
-    assert broken == trained(study, "by_pool")
+    assert broken == trained(study, "fine_tune")
 
 
 def kills(job: int, report: Callable[[int], None]) -> int:
