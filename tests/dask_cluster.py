@@ -65,8 +65,9 @@ def started(folder: Path, workers: int = 2) -> Iterator[Cluster]:
 
 
 def reports_for_ever(job: int, report: Callable[[int], None]) -> int:
-    """Job 0 is done at once, the others never."""
-    while job:
+    """Job 0 is done at once, the others longer than a test waits."""
+    until = time.monotonic() + 120
+    while job and time.monotonic() < until:
         report(0)
         time.sleep(0.05)
     return job

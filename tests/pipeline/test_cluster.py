@@ -118,7 +118,7 @@ def test_a_caller_that_leaves_frees_the_workers(workers: Cluster) -> None:
         assert job == 0
         break
     endless.close()  # type: ignore[attr-defined]
-    assert dict(cluster.each(sleeps, [0.0, 0.1], unheard)) == {0.0: 0.0, 0.1: 0.1}  # else it would wait for ever
+    assert dict(cluster.each(sleeps, [0.0, 0.1], unheard)) == {0.0: 0.0, 0.1: 0.1}
     assert time.monotonic() - since < 60
 
 
