@@ -150,7 +150,7 @@ def each(
     an error or a caller that stops early ends the workers at once, in the middle of whatever they do.
     """
     if count <= 1:
-        _settle(kind)
+        settle(kind)
         for job in jobs:
             yield job, work(job, lambda value, job=job: watch(job, value))  # type: ignore[misc]
         return
@@ -268,19 +268,19 @@ def _serve(pipe: Connection, work: Work[Any, Any], kind: str, parent: int) -> No
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     _die_with(parent)
     os.environ["OMP_NUM_THREADS"] = str(THREADS)  # where torch is yet to be imported
-    _settle(kind)
+    settle(kind)
     while True:
         job = pickle.loads(pipe.recv_bytes())
         try:
             result = work(job, lambda value: pipe.send_bytes(pickle.dumps(("report", value))))
             content = pickle.dumps(("result", result))
         except BaseException as error:  # whatever it is, the parent is to raise it
-            content = _as_sent(error)
+            content = as_sent(error)
         # Not `pipe.send`, with which torch would share tensors' memory: it is gone when this process is.
         pipe.send_bytes(content)
 
 
-def _as_sent(error: BaseException) -> bytes:
+def as_sent(error: BaseException) -> bytes:
     """An error and where it came from, in a form that the parent can read."""
     trace = "".join(traceback.format_exception(error))
     error.add_note(f"in a worker process:\n{trace}")
@@ -292,7 +292,7 @@ def _as_sent(error: BaseException) -> bytes:
     return content
 
 
-def _settle(kind: str) -> None:
+def settle(kind: str) -> None:
     """Make a process fit for jobs: on a CPU one thread, and freed memory kept."""
     if kind == "cpu":
         keep_memory()

@@ -18,7 +18,19 @@ RANKS = (
     {"errors", "files", "plain_yaml", "randomness", "strategies", "preprocessing", "convolutions", "editing"},
     {"backbones", "datasets", "folders", "decoding", "identity", "tuning", "subsets", "choosing"},
     {"augmentation", "phases", "prefix", "evaluation", "drift", "native"},
-    {"training", "activations", "lr_finder", "heads", "runs", "tracking", "params", "execution", "cost", "recipe"},
+    {
+        "training",
+        "activations",
+        "lr_finder",
+        "heads",
+        "runs",
+        "tracking",
+        "params",
+        "execution",
+        "cluster",
+        "cost",
+        "recipe",
+    },
 )  # a module imports from its own rank or those before it; stages import from all
 
 

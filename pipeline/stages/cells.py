@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from pipeline import activations, backbones, evaluation, execution, heads, params, runs, training
+from pipeline import activations, backbones, cluster, evaluation, execution, heads, params, runs, training
 from pipeline.randomness import torch_stream
 from pipeline.runs import Provenance, StoredRun
 from pipeline.stages import command, noted, prepared, rates
@@ -233,11 +233,47 @@ class Workbench:
     def each(
         self, work: execution.Work[J, R], jobs: Sequence[J], watch: Callable[[J, int], None] = lambda *_: None
     ) -> Iterator[tuple[J, R]]:
-        """Do jobs side by side, as many at once as the machine has room for; workers find this study ready."""
+        """Do jobs side by side, as many at once as the machine has room for; workers find this study ready.
+
+        On a cluster, where THAW_SCHEDULER names one, as many at once as it has workers.
+        """
         share(self)
+        if cluster.scheduler():
+            done = cluster.each(partial(elsewhere, self.study.name, self.seen, work), jobs, watch, self.device.type)
+            for job, (result, self.machine) in done:
+                yield job, result
+            return
         study = self.study
         count = execution.workers(WORKER_BYTES + PIXEL_BYTES * study.batch_size * study.resolution**2, self.device.type)
         yield from execution.each(work, jobs, watch, min(count, len(jobs)), self.device.type)
+
+    @cached_property
+    def seen(self) -> dict[str, str]:
+        """What must be the same on every machine that trains cells of this study."""
+        study = self.study
+        names = sorted({*study.strategies, *study.ablations, *study.sweep})
+        read = {
+            "parameters": repr((study, [self.params.strategy(name) for name in names])),
+            "prepared data": repr(self.prepared.card),  # subsets are drawn from these two
+        }
+        return {
+            **{name: hashlib.sha256(value.encode()).hexdigest() for name, value in read.items()},
+            **_versions(*NUMERIC),
+            "numerics version": str(NUMERICS_VERSION),
+            "device kind": self.device.type,
+            "precision": self.precision,
+        }
+
+    @cached_property
+    def machine(self) -> dict[str, Any]:
+        """What trains here; on a cluster, what did the job whose result was given last."""
+        on_cpu = self.device.type == "cpu"
+        return {
+            "device": _cpu() if on_cpu else torch.cuda.get_device_name(self.device),
+            "threads": execution.THREADS if on_cpu else torch.get_num_threads(),
+            "python": platform.python_version(),
+            "versions": _versions(*PACKAGES),
+        }
 
     def fingerprint(self, cell: Cell, elsewhere: Provenance | None = None) -> str:
         """The SHA-256 of everything that can change a cell's result; `elsewhere`: on that machine, not on this one."""
@@ -283,7 +319,6 @@ class Workbench:
 
     def provenance(self, cell: Cell, commit: str, started: float) -> Provenance:
         """Where, when and with what a cell was trained."""
-        on_cpu = self.device.type == "cpu"
         return Provenance(
             commit=commit,
             numerics_version=NUMERICS_VERSION,
@@ -292,10 +327,7 @@ class Workbench:
             precision=self.precision,
             device_kind=self.device.type,
             torch=_versions("torch")["torch"],
-            device=_cpu() if on_cpu else torch.cuda.get_device_name(self.device),
-            threads=execution.THREADS if on_cpu else torch.get_num_threads(),
-            python=platform.python_version(),
-            versions=_versions(*PACKAGES),
+            **self.machine,
             command=_command(),
             started=datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
         )
@@ -422,6 +454,24 @@ def bench_of(study: str) -> Workbench:
         share(Workbench(study))
     assert _BENCH is not None
     return _BENCH
+
+
+def elsewhere(
+    study: str, seen: Mapping[str, str], work: execution.Work[J, R], job: J, report: Callable[[int], None]
+) -> tuple[R, dict[str, Any]]:
+    """Do a job where no study is inherited, and say on what machine. Raises PreparedError where it is another study.
+
+    Such a worker outlives stages: it reads the study again where that has changed since.
+    """
+    if _BENCH is None or _BENCH.seen != seen:
+        share(Workbench(study))
+    bench = bench_of(study)
+    if differing := [name for name, value in seen.items() if bench.seen[name] != value]:
+        raise prepared.PreparedError(
+            f"{platform.node()} sees another {', another '.join(differing)} of {study} than this stage does: all "
+            "machines need the same files, the same releases and the same kind of device"
+        )
+    return work(job, report), bench.machine
 
 
 def train_job(job: Job, report: Callable[[int], None]) -> list[Run]:
