@@ -116,15 +116,18 @@ def spoken(study: Comparison) -> str:
     return "\n".join([answer.setting(study), "", markdown.plain(answer.table(study)), "", *cautions])
 
 
-def advice(study: Comparison) -> dict[str, str | int | float | None]:
-    """The strategy to use at the largest size that has one, and what to expect of it. Raises TablesError."""
-    for size in reversed(study.unbeaten):
-        for use in size.advised[:1]:
-            row = study.of(size.per_class, use)
-            ends = {name: None if isnan(row[f"judged_{name}"]) else row[f"judged_{name}"] for name in ("low", "high")}
-            known = {"strategy": use, "per_class": size.per_class, "judged": row["judged"], "metric": study.metric}
-            return known | ends
-    raise TablesError(f"nothing is decided in study {study.study}: name a strategy")
+def advice(study: Comparison) -> list[dict[str, str | int | float | None]]:
+    """What to expect of every strategy at the largest size, the advised one first. Raises TablesError for none."""
+    size = study.unbeaten[-1]
+    if not size.advised:
+        raise TablesError(f"nothing is decided in study {study.study} at its largest size: give STRATEGY=")
+    rows = [study.of(size.per_class, name) for name in dict.fromkeys([*size.advised, *study.ran(size.per_class)])]
+    ends = {"judged": "judged", "low": "judged_low", "high": "judged_high"}
+    return [
+        {"strategy": row["strategy"], "per_class": size.per_class, "metric": study.metric}
+        | {name: None if isnan(row[column]) else row[column] for name, column in ends.items()}
+        for row in rows
+    ]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -134,7 +137,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--reports", type=Path, default=Path("reports"), help="where the studies' folders are")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--answer", action="store_true", help="print the answer; write nothing")
-    what.add_argument("--advice", action="store_true", help="print the strategy to use as JSON; write nothing")
+    what.add_argument(
+        "--advice", action="store_true", help="print what to expect of every strategy as JSON, the one to use first"
+    )
     chosen = parser.parse_args(arguments)
     folder = chosen.reports / chosen.study
     try:

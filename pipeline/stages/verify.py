@@ -117,7 +117,8 @@ def compared(published: StoredRun, run: Run, same: bool) -> tuple[bool, str]:
     """Whether a run agrees with the published one, and what to say of it.
 
     On the `same` kind of machine all bytes have to be equal. Elsewhere sums are rounded in another order, and training
-    carries that on: TOLERANCE
+    carries that on: then the accuracy may differ by `ACCURACY`, or as
+    many predictions by `PREDICTIONS`, always one of them.
     """
     old = published.run
     if runs.members(old) == runs.members(run):

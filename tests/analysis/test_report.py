@@ -141,13 +141,14 @@ def test_the_answer_is_printed_as_a_table_with_at_most_three_cautions_and_writes
     assert trust.MOST == 5
 
 
-def test_the_advice_is_one_line_of_json_for_other_programs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_advice_is_json_for_other_programs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_tables(tmp_path / "quick", Plan(per_class=(10, 100)))
     report.main(["quick", "--reports", str(tmp_path), "--advice"])
-    advice = json.loads(capsys.readouterr().out)
-    assert set(advice) == {"strategy", "per_class", "judged", "low", "high", "metric"}
-    assert (advice["strategy"], advice["per_class"], advice["metric"]) == ("fine_tune", 100, "test accuracy")
-    assert advice["low"] < advice["judged"] < advice["high"]
+    first, *others = json.loads(capsys.readouterr().out)
+    assert set(first) == {"strategy", "per_class", "judged", "low", "high", "metric"}
+    assert (first["strategy"], first["per_class"], first["metric"]) == ("fine_tune", 100, "test accuracy")
+    assert first["low"] < first["judged"] < first["high"]
+    assert len(others) == len(Plan().strategies) - 1
     write_tables(tmp_path / "open", Plan(seeds=(0, 1)))
     with pytest.raises(SystemExit, match="nothing is decided"):
         report.main(["open", "--reports", str(tmp_path), "--advice"])
