@@ -117,14 +117,13 @@ def spoken(study: Comparison) -> str:
 
 
 def advice(study: Comparison) -> list[dict[str, str | int | float | None]]:
-    """What to expect of every strategy at the largest size, the advised one first. Raises TablesError for none."""
+    """What to expect of every strategy at the largest size, and which of them nothing beats, the one to use first."""
     size = study.unbeaten[-1]
-    if not size.advised:
-        raise TablesError(f"nothing is decided in study {study.study} at its largest size: give STRATEGY=")
     rows = [study.of(size.per_class, name) for name in dict.fromkeys([*size.advised, *study.ran(size.per_class)])]
     ends = {"judged": "judged", "low": "judged_low", "high": "judged_high"}
     return [
         {"strategy": row["strategy"], "per_class": size.per_class, "metric": study.metric}
+        | {"advised": row["strategy"] in size.advised}
         | {name: None if isnan(row[column]) else row[column] for name, column in ends.items()}
         for row in rows
     ]
@@ -137,9 +136,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--reports", type=Path, default=Path("reports"), help="where the studies' folders are")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--answer", action="store_true", help="print the answer; write nothing")
-    what.add_argument(
-        "--advice", action="store_true", help="print what to expect of every strategy as JSON, the one to use first"
-    )
+    what.add_argument("--advice", action="store_true", help="print what to expect of each strategy as JSON")
     chosen = parser.parse_args(arguments)
     folder = chosen.reports / chosen.study
     try:

@@ -41,12 +41,14 @@ def model(study: str, strategy: str, advice: str) -> None:
     """Write models/<study>/: weights, what they need to be used, a model card, and a recipe.
 
     `advice` is what the report says of the strategies at the study's largest size, the advised one first: a JSON list
-    of {strategy, per_class, judged, low, high, metric}, in percent. An empty `strategy` takes that. Raises ModelError
-    where the study doesn't compare it, or it diverged.
+    of {strategy, per_class, judged, low, high, metric, advised}, in percent. An empty `strategy` takes that. Raises
+    ModelError where nothing is advised, the study doesn't compare it, or it diverged.
     """
     bench = ready.workbench(study)
     compared: list[dict[str, Any]] = json.loads(advice)
-    name = strategy or next((entry["strategy"] for entry in compared), "")
+    name = strategy or next((entry["strategy"] for entry in compared if entry["advised"]), "")
+    if not name:
+        raise ModelError(f"STRATEGY: study {study} decides nothing at its largest size; name the strategy to train")
     if name not in bench.study.strategies:
         raise ModelError(f"STRATEGY: no '{name}' in study {study}; choose from {', '.join(bench.study.strategies)}")
     task = _task(bench, name)

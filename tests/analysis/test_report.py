@@ -145,13 +145,14 @@ def test_the_advice_is_json_for_other_programs(tmp_path: Path, capsys: pytest.Ca
     write_tables(tmp_path / "quick", Plan(per_class=(10, 100)))
     report.main(["quick", "--reports", str(tmp_path), "--advice"])
     first, *others = json.loads(capsys.readouterr().out)
-    assert set(first) == {"strategy", "per_class", "judged", "low", "high", "metric"}
+    assert set(first) == {"strategy", "per_class", "judged", "low", "high", "metric", "advised"}
     assert (first["strategy"], first["per_class"], first["metric"]) == ("fine_tune", 100, "test accuracy")
     assert first["low"] < first["judged"] < first["high"]
     assert len(others) == len(Plan().strategies) - 1
+    assert first["advised"]
     write_tables(tmp_path / "open", Plan(seeds=(0, 1)))
-    with pytest.raises(SystemExit, match="nothing is decided"):
-        report.main(["open", "--reports", str(tmp_path), "--advice"])
+    report.main(["open", "--reports", str(tmp_path), "--advice"])
+    assert not any(entry["advised"] for entry in json.loads(capsys.readouterr().out))
 
 
 def test_an_unknown_study_is_refused_with_those_that_are_there(tmp_path: Path) -> None:

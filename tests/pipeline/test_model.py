@@ -28,7 +28,8 @@ from tests.test_end_to_end import PARAMS
 
 ROOT = Path(__file__).parent.parent.parent
 ADVICE = json.dumps([
-    {"strategy": "fine_tune", "per_class": 6, "judged": 91.0, "low": 88.25, "high": 93.75, "metric": "accuracy"}
+    {"strategy": "fine_tune", "per_class": 6, "judged": 91.0, "low": 88.25, "high": 93.75, "metric": "accuracy",
+     "advised": True}
 ])  # fmt: skip
 
 
