@@ -3,6 +3,7 @@ SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 PYTHON ?= python3
 STUDY ?= quick
+BASE ?= HEAD
 BIN := .venv/bin
 BENCH ?= reports/benchmarks/bench.json
 BENCH_LIMIT ?= 30%
@@ -12,7 +13,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DVC_NO_ANALYTICS := 1
 export MLFLOW_TRACKING_URI ?= sqlite:///mlflow.db
 
-.PHONY: study test lint lock ui mirror report guide readme pack prune bench bench-save bench-compare bench-growth bench-peers clean .venv
+.PHONY: study test lint lock ui mirror report guide readme pack prune bench bench-save bench-compare bench-growth bench-peers regress clean .venv
 
 study: $(BIN)/.installed ## run the active studies, print the answer of STUDY
 	dvc repro
@@ -84,5 +85,8 @@ bench-peers: $(BIN)/.installed .venv-peers/.installed ## the same work by a plai
 	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint <(python -m pip freeze) -r tests/benchmarks/peers/requirements.txt
 	touch $@
 
+regress: $(BIN)/.installed ## STUDY at the commit BASE against the working tree: better, worse or equivalent, .regress/$(STUDY).md
+	python -m pipeline.stages.regress $(BASE) $(STUDY)
+
 clean: ## remove prepared data, the embedded study and caches; published studies stay
-	rm -rf data/*/images.npy data/*/images_whole.npy data/*/listing.json data/*/index.csv data/*/card.json data/*/subsets.json data/*/.activations results/quick reports/quick .mypy_cache .ruff_cache .pytest_cache .benchmarks mlflow.db
+	rm -rf data/*/images.npy data/*/images_whole.npy data/*/listing.json data/*/index.csv data/*/card.json data/*/subsets.json data/*/.activations results/quick reports/quick .mypy_cache .ruff_cache .pytest_cache .benchmarks .regress mlflow.db
