@@ -8,6 +8,7 @@ ONE = $(if $(filter-out file,$(origin STUDY)),$(STUDY))
 FOLDER :=
 NAME :=
 MINUTES := 60
+BASE ?= HEAD
 BIN := .venv/bin
 BENCH ?= reports/benchmarks/bench.json
 BENCH_LIMIT ?= 30%
@@ -21,7 +22,7 @@ export PYTHONUTF8 := 1 # reports hold − and ×, whatever the locale
 export FOLDER NAME MINUTES # quoted by the shell, whatever they hold
 export MLFLOW_TRACKING_URI ?= sqlite:///mlflow.db
 
-.PHONY: study own repository test test-faults lint lock ui mirror model predict verify report guide readme pack prune bench bench-save bench-compare bench-growth bench-peers clean .venv
+.PHONY: study own repository test test-faults lint lock ui mirror model predict verify report guide readme pack prune bench bench-save bench-compare bench-growth bench-peers regress clean .venv
 
 study: repository $(BIN)/.installed ## check, run STUDY (without it, the active studies), print the answer
 	$(if $(ONE),python -m pipeline.stages.activate $(ONE))
@@ -118,5 +119,8 @@ bench-peers: $(BIN)/.installed .venv-peers/.installed ## the same work by a plai
 	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint <(python -m pip freeze) -r tests/benchmarks/peers/requirements.txt
 	touch $@
 
+regress: $(BIN)/.installed ## STUDY at the commit BASE against the working tree: better, worse or equivalent, .regress/$(STUDY).md
+	python -m pipeline.stages.regress $(BASE) $(STUDY)
+
 clean: ## remove prepared data, the embedded study and caches; published studies stay
-	rm -rf data/*/images.npy data/*/images_whole.npy data/*/listing.json data/*/index.csv data/*/card.json data/*/subsets.json data/*/.whole.json data/*/.activations results/quick reports/quick .mypy_cache .ruff_cache .pytest_cache .benchmarks mlflow.db* mlruns
+	rm -rf data/*/images.npy data/*/images_whole.npy data/*/listing.json data/*/index.csv data/*/card.json data/*/subsets.json data/*/.whole.json data/*/.activations results/quick reports/quick .mypy_cache .ruff_cache .pytest_cache .benchmarks mlflow.db* mlruns .regress
