@@ -86,7 +86,7 @@ def changes(base: pd.DataFrame, head: pd.DataFrame, image: float) -> list[Change
     found = []
     paired = base.merge(head, on=[*CELLS, "seed"], suffixes=("_base", "_head"), validate="one_to_one")
     for (role, per_class), sized in paired.groupby(["role", "per_class"]):
-        cells = {(str(name), float(scale)): of for (name, scale), of in sized.groupby(["strategy", "lr_scale"])}
+        cells = {(str(name), float(str(scale))): of for (name, scale), of in sized.groupby(["strategy", "lr_scale"])}
         spreads = [float(of["judged_base"].std()) for of in cells.values() if len(of) > 1]
         margin = max(image, FRACTION * float(np.median(spreads))) if spreads else image
         whole = sized[sized.groupby("seed")["seed"].transform("size") == len(cells)]
@@ -96,7 +96,9 @@ def changes(base: pd.DataFrame, head: pd.DataFrame, image: float) -> list[Change
             for ((name, scale), of), decision in zip(family.items(), decisions, strict=True):
                 same = all((of[f"{number}_head"] == of[f"{number}_base"]).all() for number in NUMBERS[:-1])
                 speed = slowdown(of["seconds_base"].to_numpy(), of["seconds_head"].to_numpy())
-                found.append(Change(str(role), int(per_class), name, scale, len(of), margin, decision, same, *speed))
+                found.append(
+                    Change(str(role), int(str(per_class)), name, scale, len(of), margin, decision, same, *speed)
+                )
     return found
 
 
@@ -187,8 +189,11 @@ def compare(base: Tables, head: Tables) -> list[Change]:
         raise TablesError(f"{head.study}: the two commits have other images; only runs on the same ones are compared")
     counts = np.unique(head.predictions.labels, return_counts=True)[1]
     image = 1 / (len(counts) * counts.min()) if head.judge_by == "balanced_accuracy" else 1 / counts.sum()
-    runs = [_runs(tables).assign(judged=lambda of: 100 * of[COLUMNS[head.judge_by]]) for tables in (base, head)]
-    found = changes(*(of[[*CELLS, "seed", *NUMBERS]] for of in runs), 100 * image)
+    old, new = (
+        _runs(tables).assign(judged=lambda of: 100 * of[COLUMNS[head.judge_by]])[[*CELLS, "seed", *NUMBERS]]
+        for tables in (base, head)
+    )
+    found = changes(old, new, 100 * image)
     if not found:
         raise TablesError(f"{head.study}: no cell has a run at both commits; `dvc repro` trains them")
     return sorted(found, key=lambda change: (TESTED_ROLES.index(change.role), change.per_class))
