@@ -4,11 +4,13 @@ The margin of a size is half the SD over seeds that the base's own accuracies ha
 that a restless one does not widen it for all), and at least one test image: a change below it is lost in what drawing
 other images does to any run. Differences are of one seed on the same draws, so no factor for overlap is due.
 
-What that finds, simulated: 9 strategies, 5 seeds, SD over seeds 1.7 points and an image worth 0.24 (both measured in
-`quick`), 4,000 repeats, for an SD of the differences of 0.5, 1 and 1.5 points (0 where runs are bit-equal):
-nothing has changed: called worse in 0.0, 0.0 and 0.3% (so over 99% pass), the mean equivalent in 100, 90 and 55%;
-every strategy has lost 2 points: called worse in 100, 100 and 97%, by the mean over strategies;
-one has, and the others are bit-equal: in 96, 55 and 30%, with 10 seeds in 100, 91 and 60%.
+The interval decides, and no p-value, so nothing is corrected over the strategies: the margin does more. Simulated with
+9 strategies, 5 seeds, an SD over seeds of 1.7 points and an image worth 0.24 (both measured in `quick`), for an SD of
+the differences of 0.5, 1 and 1.5 points (it is 0 where runs are bit-equal), 4,000 repeats and more:
+nothing has changed: anything is worse in 0.0, 0.4 and 1.7% (so 98% pass or more), the mean equivalent in 100, 90, 55%;
+every strategy has lost 2 points: the mean over strategies is worse in 100, 100 and 97%;
+one of them has: it is worse in 97, 54 and 29%, with 10 seeds in 100, 90 and 60%.
+(Holm over the strategies would find that one in 57, 13 and 5%.)
 """
 
 from __future__ import annotations
@@ -30,8 +32,8 @@ from scipy import stats
 from analysis import markdown
 from analysis.checks import SAME_EVERYWHERE, TESTED_ROLES
 from analysis.markdown import Section, Table
-from analysis.power import ALPHA, POWER, seeds_needed
-from analysis.statistics import CONFIDENCE, holm, mean_interval
+from analysis.power import POWER, seeds_needed
+from analysis.statistics import CONFIDENCE, mean_interval
 from analysis.tables import COLUMNS, METRICS, Tables, TablesError, load
 
 Verdict = Literal["equivalent", "better", "worse", "not enough runs"]
@@ -51,8 +53,7 @@ class Decision(NamedTuple):
     low: float  # 95% t interval; NaN for one seed
     high: float
     verdict: Verdict
-    sd: float = math.nan  # of the differences, at least what rounding makes
-    tests: int = 1  # that it is corrected with
+    sd: float = math.nan  # of the differences, at least what rounding makes; NaN for one seed
 
 
 class Change(NamedTuple):
@@ -77,11 +78,10 @@ class Change(NamedTuple):
 
 
 def changes(base: pd.DataFrame, head: pd.DataFrame, image: float) -> list[Change]:
-    """The verdicts on all cells that both have; a size's mean over its strategies first, in a family of its own.
+    """The verdicts on all cells that both have; a role and size's mean over its strategies first.
 
     base, head: one row a run with CELLS, seed and NUMBERS, accuracies in points. image: what one test image is worth,
-    in points. Better and worse are said where the mean lies outside the margin at p < .05, corrected (Holm) over the
-    strategies of a role and size that moved at all; equivalent where the whole interval lies inside.
+    in points.
     """
     found = []
     paired = base.merge(head, on=[*CELLS, "seed"], suffixes=("_base", "_head"), validate="one_to_one")
@@ -90,58 +90,35 @@ def changes(base: pd.DataFrame, head: pd.DataFrame, image: float) -> list[Change
         spreads = [float(of["judged_base"].std()) for of in cells.values() if len(of) > 1]
         margin = max(image, FRACTION * float(np.median(spreads))) if spreads else image
         whole = sized[sized.groupby("seed")["seed"].transform("size") == len(cells)]
-        mean = {(EVERY, math.nan): whole.groupby("seed").mean(numeric_only=True)}
-        for family in (mean, cells) if len(cells) > 1 and len(whole) else (cells,):
-            decisions = judge([_differences(of) for of in family.values()], margin, image)
-            for ((name, scale), of), decision in zip(family.items(), decisions, strict=True):
-                same = all((of[f"{number}_head"] == of[f"{number}_base"]).all() for number in NUMBERS[:-1])
-                speed = slowdown(of["seconds_base"].to_numpy(), of["seconds_head"].to_numpy())
-                found.append(
-                    Change(str(role), int(str(per_class)), name, scale, len(of), margin, decision, same, *speed)
-                )
+        if len(cells) > 1 and len(whole):
+            cells = {(EVERY, math.nan): whole.groupby("seed").mean(numeric_only=True), **cells}
+        for (name, scale), of in cells.items():
+            decision = judge((of["judged_head"] - of["judged_base"]).to_numpy(dtype=np.float64), margin, image)
+            same = all((of[f"{number}_head"] == of[f"{number}_base"]).all() for number in NUMBERS[:-1])
+            speed = slowdown(of["seconds_base"].to_numpy(), of["seconds_head"].to_numpy())
+            found.append(Change(str(role), int(str(per_class)), name, scale, len(of), margin, decision, same, *speed))
     return found
 
 
-def _differences(runs: pd.DataFrame) -> Floats:
-    return (runs["judged_head"] - runs["judged_base"]).to_numpy(dtype=np.float64)
-
-
-def judge(family: Sequence[Floats], margin: float, image: float) -> list[Decision]:
-    """Decide on each row of differences by seed ([K], points; K may differ) of one family.
+def judge(d: Floats, margin: float, image: float) -> Decision:
+    """Decide on differences by seed ([K], points): by where their interval lies.
 
     A spread below what rounding to whole images makes is taken to be that one, so that identical differences are no
-    certainty; differences that are all zero are equivalent, and outside the family.
+    certainty; but differences that are all zero are equivalent, of one seed too.
     """
-    moved = [d for d in family if d.any()]
-    adjusted = iter(holm([_outside(d, margin, image) for d in moved]))
-    same = Decision(0, 0, 0, "equivalent")
-    return [_decide(d, margin, image, float(next(adjusted)), len(moved)) if d.any() else same for d in family]
-
-
-def _spread(d: Floats, image: float) -> float:
-    return max(float(d.std(ddof=1)), ROUNDING_SD * image)
-
-
-def _outside(d: Floats, margin: float, image: float) -> float:
-    """The two-sided p of a true mean at the nearer end of the margin, 1 for a mean inside or a single seed."""
-    beyond = abs(float(d.mean())) - margin
-    if beyond <= 0 or len(d) < 2:
-        return 1.0
-    return float(2 * stats.t.sf(beyond * math.sqrt(len(d)) / _spread(d, image), len(d) - 1))
-
-
-def _decide(d: Floats, margin: float, image: float, p: float, tests: int) -> Decision:
-    verdict: Verdict = "not enough runs"
     k, mean = len(d), float(d.mean())
+    if not d.any():
+        return Decision(0, 0, 0, "equivalent")
     if k < 2:
-        return Decision(mean, math.nan, math.nan, verdict)
-    sd = _spread(d, image)
+        return Decision(mean, math.nan, math.nan, "not enough runs")
+    sd = max(float(d.std(ddof=1)), ROUNDING_SD * image)
     half = float(stats.t.isf((1 - CONFIDENCE) / 2, k - 1)) * sd / math.sqrt(k)
-    if p < ALPHA:
+    verdict: Verdict = "not enough runs"
+    if abs(mean) - half > margin:
         verdict = "better" if mean > 0 else "worse"
     elif abs(mean) + half < margin:
         verdict = "equivalent"
-    return Decision(mean, mean - half, mean + half, verdict, sd, tests)
+    return Decision(mean, mean - half, mean + half, verdict, sd)
 
 
 def more_seeds(change: Change) -> float:
@@ -153,9 +130,8 @@ def more_seeds(change: Change) -> float:
     if math.isnan(found.sd):
         return math.nan
     # Inside, an interval has two ends to clear, so it may miss each half as often.
-    inside = abs(found.difference) < change.margin
-    alpha, power = (ALPHA, (1 + POWER) / 2) if inside else (ALPHA / found.tests, POWER)
-    needed = seeds_needed(change.margin - abs(found.difference), found.sd, alpha, power)
+    power = (1 + POWER) / 2 if abs(found.difference) < change.margin else POWER
+    needed = seeds_needed(change.margin - abs(found.difference), found.sd, power=power)
     return math.inf if needed is None else max(needed - change.k, 1)
 
 
@@ -189,18 +165,16 @@ def compare(base: Tables, head: Tables) -> list[Change]:
         raise TablesError(f"{head.study}: the two commits have other images; only runs on the same ones are compared")
     counts = np.unique(head.predictions.labels, return_counts=True)[1]
     image = 1 / (len(counts) * counts.min()) if head.judge_by == "balanced_accuracy" else 1 / counts.sum()
-    old, new = (
-        _runs(tables).assign(judged=lambda of: 100 * of[COLUMNS[head.judge_by]])[[*CELLS, "seed", *NUMBERS]]
-        for tables in (base, head)
-    )
-    found = changes(old, new, 100 * image)
+    runs = [_runs(tables).assign(judged=lambda of: 100 * of[COLUMNS[head.judge_by]]) for tables in (base, head)]
+    base_runs, head_runs = (of[[*CELLS, "seed", *NUMBERS]] for of in runs)
+    found = changes(base_runs, head_runs, 100 * image)
     if not found:
         raise TablesError(f"{head.study}: no cell has a run at both commits; `dvc repro` trains them")
     return sorted(found, key=lambda change: (TESTED_ROLES.index(change.role), change.per_class))
 
 
 def _runs(tables: Tables) -> pd.DataFrame:
-    return pd.concat([of for of in (tables.runs, tables.sweep, tables.ablations) if len(of)])
+    return pd.concat([tables.runs, *(of for of in (tables.sweep, tables.ablations) if len(of))])
 
 
 def one_machine(base: Tables, head: Tables) -> bool:
@@ -263,7 +237,7 @@ def _notes(base: Tables, head: Tables) -> Iterator[str]:
         yield f"diverged runs: {lost[0]} → {lost[1]}"
     for field in SAME_EVERYWHERE:
         old, new = (
-            {str(e.get(field, "")) for e in tables.provenance["environments"]} - {""} for tables in (base, head)
+            {str(e.get(field, ""))[:12] for e in tables.provenance["environments"]} - {""} for tables in (base, head)
         )
         if old != new:
             yield f"{field}: {', '.join(sorted(old))} → {', '.join(sorted(new))}"

@@ -73,7 +73,15 @@ def test_a_published_study_is_compared_by_its_committed_tables(
         regress.regress(base[:9], "quick")
     assert ended.value.code == 1
     assert "**Worse: `all strategies` at 100" in capfd.readouterr().out
-    assert f"{head[:12]} against {base[:12]}" in (project / ".regress" / "quick.md").read_text(encoding="utf-8")
+    page = project / ".regress" / "quick.md"
+    assert f"{head[:12]} against {base[:12]}" in page.read_text(encoding="utf-8")
+
+    write_tables(project / "reports" / "quick", replace(plan, classes={"functional": 431, "defective": 220}))
+    commit(project)
+    with pytest.raises(SystemExit) as refused:
+        regress.regress(base, "quick")
+    assert refused.value.code == 2
+    assert not page.exists()
 
 
 def test_what_cannot_be_compared_is_refused_before_anything_is_trained(project: Path) -> None:

@@ -42,6 +42,8 @@ def regress(base: str, study: str) -> None:
     if here.endswith("-dirty"):
         LOG.warning("the working tree is %.12s with changes that are not committed", here)
     PLACE.mkdir(exist_ok=True)
+    page = PLACE / f"{study}.md"
+    page.unlink(missing_ok=True)  # where nothing compares, none is left to be taken for an answer
     with tempfile.TemporaryDirectory() as temporary:
         place = Path(temporary)
         if all(_has(of, command.REPORTS / study / "runs.csv") for of in (commit, "HEAD")):
@@ -49,7 +51,6 @@ def regress(base: str, study: str) -> None:
             folders = [_extracted(of, command.REPORTS / study, place / of) for of in (commit, "HEAD")]
         else:
             folders = _trained(commit, study)
-        page = PLACE / f"{study}.md"
         names = ("--names", commit[:12], here[:12] + "-dirty" * here.endswith("-dirty"))
         done = subprocess.run(
             (sys.executable, "-m", "analysis.regression", *folders, *names, "--output", page, *_timed(commit, place)),

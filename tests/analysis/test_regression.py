@@ -41,10 +41,10 @@ def bad(found: list[Change]) -> list[str]:
     return [change.strategy for change in found if change.found.verdict == "worse" or change.slower]
 
 
-def test_over_99_of_100_repeats_of_an_unchanged_commit_pass() -> None:
-    """The stated rate; at exactly 99%, fewer than 96 of 100 would pass in 0.3% of all random states."""
+def test_98_of_100_repeats_of_an_unchanged_commit_pass() -> None:
+    """99.5% do at this noise, so that fewer than 98 would in 1% of all random states."""
     draw = np.random.default_rng(0)
-    assert sum(not bad(changes(*repeat(draw), IMAGE)) for _ in range(100)) >= 96
+    assert sum(not bad(changes(*repeat(draw), IMAGE)) for _ in range(100)) >= 98
 
 
 def test_a_loss_of_2_points_is_caught_with_5_seeds_though_no_two_runs_are_the_same() -> None:
@@ -57,14 +57,13 @@ def test_a_loss_of_2_points_is_caught_with_5_seeds_though_no_two_runs_are_the_sa
     assert sum(caught) >= 18
 
 
-def test_a_loss_of_one_strategy_alone_is_told_from_a_family_that_did_not_move() -> None:
+def test_a_loss_of_one_strategy_alone_is_told_beside_others_that_did_not_move() -> None:
     base, _ = repeat(np.random.default_rng(2))
     head = base.copy()
     lossy = head["strategy"] == "lp_ft"
     head.loc[lossy, "judged"] -= 2 + np.array([0.3, -0.2, 0.1, -0.4, 0.2])
     found = {change.strategy: change.found for change in changes(base, head, IMAGE)}
     assert found["lp_ft"].verdict == "worse"
-    assert found["lp_ft"].tests == 1
     assert {found[name].verdict for name in (*NAMES, EVERY) if name != "lp_ft"} == {"equivalent"}
 
 
@@ -79,22 +78,15 @@ def test_a_gain_is_better_and_fails_nothing() -> None:
 
 def test_verdicts_follow_the_interval_and_the_margin() -> None:
     d = np.array([0.1, -0.1, 0.2, -0.2, 0.05])
-    decisions = {shift: judge([d + shift], 1.0, 0.05)[0] for shift in (0.0, -0.95, -1.5, 2.0)}
+    decisions = {shift: judge(d + shift, 1.0, 0.05) for shift in (0.0, -0.95, -1.5, 2.0)}
     assert [decision.verdict for decision in decisions.values()] == [
         "equivalent", "not enough runs", "worse", "better",
     ]  # fmt: skip
     assert decisions[-1.5].high < -1 < decisions[-0.95].high
 
 
-def test_many_strategies_are_corrected_for() -> None:
-    d = np.array([-1.0, -2.2, -1.4, -2.6, -1.8])
-    alone = judge([d], 0.8, 0.1)[0]
-    still = [np.array([0.1, -0.1, 0.0, 0.1, -0.1])] * 8
-    assert (alone.verdict, judge([d, *still], 0.8, 0.1)[0].verdict) == ("worse", "not enough runs")
-
-
 def test_identical_differences_are_no_certainty_and_zero_ones_are_equivalent() -> None:
-    lost, same, single = judge([np.full(2, -0.5), np.zeros(5), np.array([-9.0])], 0.4, 0.15)
+    lost, same, single = (judge(d, 0.4, 0.15) for d in (np.full(2, -0.5), np.zeros(1), np.array([-9.0])))
     assert lost.verdict == "not enough runs"
     assert lost.low < -0.5 < lost.high
     assert same[:4] == (0, 0, 0, "equivalent")
@@ -102,11 +94,11 @@ def test_identical_differences_are_no_certainty_and_zero_ones_are_equivalent() -
 
 
 def test_how_many_seeds_more_would_do_is_told_where_that_can_be() -> None:
-    noisy = judge([np.array([-1.0, 1.2, 0.3, -0.8, 0.4])], 0.5, 0.1)[0]
+    noisy = judge(np.array([-1.0, 1.2, 0.3, -0.8, 0.4]), 0.5, 0.1)
     change = Change("final", 100, "fine_tune", 1.0, 5, 0.5, noisy, False, 1.0, False)
     assert 20 < regression.more_seeds(change) < 60
     assert regression.more_seeds(change._replace(margin=0.02 + 1e-6)) == math.inf
-    assert math.isnan(regression.more_seeds(change._replace(k=1, found=judge([np.array([1.0])], 0.5, 0.1)[0])))
+    assert math.isnan(regression.more_seeds(change._replace(k=1, found=judge(np.array([1.0]), 0.5, 0.1))))
 
 
 def test_a_slowdown_of_50_percent_is_caught_and_noise_is_not() -> None:
