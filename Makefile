@@ -18,7 +18,8 @@ OUT ?= predictions.csv
 unexport PYTHONDONTWRITEBYTECODE # a study starts Python 25 times: compiling torch and mlflow anew takes seconds each time
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DVC_NO_ANALYTICS := 1
-export PYTHONUTF8 := 1 # reports hold − and ×, whatever the locale
+# Reports hold − and ×, whatever the locale.
+export PYTHONUTF8 := 1
 export FOLDER NAME MINUTES # quoted by the shell, whatever they hold
 export MLFLOW_TRACKING_URI ?= sqlite:///mlflow.db
 

@@ -170,7 +170,10 @@ def sections(studies: Sequence[Comparison]) -> list[Section]:
 
 def write(reports: Path) -> None:
     """Write guide.md and its figures into the folder of the reports. Raises TablesError where no study is there."""
-    content = sections(published(reports))
+    studies = published(reports)
+    if not studies:
+        raise TablesError(f"{reports} holds no published study of this edition; run `dvc repro`")
+    content = sections(studies)
     figures = reports / "figures"
     figures.mkdir(exist_ok=True)
     with style.theme():

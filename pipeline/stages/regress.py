@@ -64,7 +64,7 @@ def _trained(commit: str, study: str) -> list[Path]:
     now = params.load().study(study)
     found = subprocess.run(
         ("git", "grep", "-h", "^NUMERICS_VERSION = ", commit, "--", "pipeline"),
-        check=False, capture_output=True, text=True,
+        check=False, capture_output=True, text=True, encoding="utf-8",
     ).stdout.split()  # fmt: skip
     if found[2:3] in ([], ["1"]):
         raise RegressError(

@@ -46,6 +46,7 @@ class Bench:
     study: Any = field(default_factory=lambda: SimpleNamespace(
         name="tiny", backbone="resnet18", resolution=32, epochs=4, batch_size=2, per_class=(3,), seeds=(0, 1),
         learning_rates="tuned", strategies=("feature_extraction", "lda"), lr_finder_seeds=(), rates_from=None,
+        sweep={}, ablations=(),
     ))  # fmt: skip
     subsets: Any = field(
         default_factory=lambda: SimpleNamespace(judged=JUDGED, watched=np.array([1]), overlap={3: 0.25})
