@@ -147,7 +147,7 @@ def test_dvc_repro_leaves_tables_a_report_and_mirrored_runs_and_repeats_only_wha
     for heading in ("Before you trust this", "Cite"):
         assert heading in report
     assert list((reports / "figures").glob("*.png"))
-    assert "squares that a test has drawn" in report
+    assert "squares that a test has drawn" in (reports / "details.md").read_text(encoding="utf-8")
     assert (project / "mlflow.db").exists()
     shown = command("dvc", "metrics", "show", folder=project).stdout
     assert {line.split()[0] for line in shown.splitlines()[1:]} == {
@@ -165,7 +165,7 @@ def test_dvc_repro_leaves_tables_a_report_and_mirrored_runs_and_repeats_only_wha
     assert sorted(ran(command("dvc", "repro", folder=project))) == [
         "collect@tiny", "mirror@tiny", "prepare@tiny", "report@tiny",
     ]  # fmt: skip
-    assert "little squares that a test has drawn" in (reports / "report.md").read_text()
+    assert "little squares that a test has drawn" in (reports / "details.md").read_text()
     assert run_bytes(project) == stored
 
     # One strategy's rate changes: only its runs are trained.
