@@ -22,6 +22,7 @@ from pipeline.tracking import DatasetInput, Experiment, MirroredRun, Point
 LOG = logging.getLogger(__name__)
 
 TABLES = ("runs.csv", "sweep.csv", "ablations.csv", "tune.csv")  # those whose runs are looked at most first
+MOST_OVERLAP = 0.5  # of the images of two draws; above, the report has no interval either
 CELL = ("role", "strategy", "per_class", "lr_scale", "seed")
 GIVEN = ("backbone", "resolution", "epochs", "batch_size", "precision", "learning_rates")
 METRICS = {"accuracy": "test_accuracy", "balanced_accuracy": "balanced_accuracy", "log_loss": "log_loss", "ece": "ece"}
@@ -70,7 +71,10 @@ def as_experiment(study: str, place: Path) -> Experiment:
             "mlflow.sharedViewState.means": json.dumps(_view(judged)),
         },
         finished=datetime.fromisoformat(provenance["finished"]).timestamp(),
-        first=[*_summaries(runs, judged, dataset), _report(place, shared, dataset)],
+        first=[
+            *_summaries(runs, judged, dataset, provenance["dataset"].get("overlap", {})),
+            _report(place, shared, dataset),
+        ],
         others=runs,
     )
 
@@ -131,27 +135,34 @@ def _run(row: Row, curves: Sequence[Point], shared: Mapping[str, str]) -> Mirror
     )
 
 
-def _summaries(runs: Sequence[MirroredRun], judged: str, dataset: DatasetInput) -> list[MirroredRun]:
+def _summaries(
+    runs: Sequence[MirroredRun], judged: str, dataset: DatasetInput, overlap: Mapping[str, float]
+) -> list[MirroredRun]:
     """A run for every strategy and size: the largest size first, and there the best strategy."""
     of: dict[tuple[str, str], list[MirroredRun]] = {}
     for run in runs:
         if run.params["role"] == "final":
             of.setdefault((run.params["per_class"], run.params["strategy"]), []).append(run)
-    means = [_mean(seeds, judged, dataset) for seeds in of.values()]
+    means = [_mean(seeds, judged, dataset, overlap.get(size, 0.0)) for (size, _), seeds in of.items()]
     means.sort(key=lambda run: (_images(run.params["per_class"]), run.final[judged]), reverse=True)
     places = list(dict.fromkeys(run.params["strategy"] for run in means))
     colours = {strategy: COLOURS[place % len(COLOURS)] for place, strategy in enumerate(places)}
     return [replace(run, tags={**run.tags, "mlflow.runColor": colours[run.params["strategy"]]}) for run in means]
 
 
-def _mean(seeds: Sequence[MirroredRun], judged: str, dataset: DatasetInput) -> MirroredRun:
-    """The mean of a strategy's final runs of a size, with its 95% t interval where there are several."""
+def _mean(seeds: Sequence[MirroredRun], judged: str, dataset: DatasetInput, overlap: float) -> MirroredRun:
+    """The mean of a strategy's final runs of a size, with its 95% t interval where there are several.
+
+    overlap: the share of images that two draws have in common, for which the report's interval is widened, and above
+    which half it has none; the same here (a test holds them together).
+    """
     final = {name: statistics.fmean(run.final[name] for run in seeds) for name in seeds[0].final}
-    if len(seeds) > 1:
+    if len(seeds) > 1 and overlap <= MOST_OVERLAP:
         from scipy.stats import t
 
         spread = statistics.stdev(run.final[judged] for run in seeds)
-        half = float(t.ppf(0.975, len(seeds) - 1)) * spread / math.sqrt(len(seeds))
+        shared = (1 + (len(seeds) - 1) * overlap) / (1 - overlap)
+        half = float(t.ppf(0.975, len(seeds) - 1)) * spread * math.sqrt(shared / len(seeds))
         final |= {f"{judged}_low": final[judged] - half, f"{judged}_high": final[judged] + half}
     values: dict[tuple[int, str], list[float]] = {}
     for point in (point for run in seeds for point in run.curves):

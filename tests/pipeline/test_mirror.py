@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from analysis.statistics import mean_interval
 from pipeline import tracking
 from pipeline.stages import collect, mirror
 from pipeline.stages.mirror import as_experiment
@@ -55,6 +56,18 @@ def test_a_mean_has_its_t_interval_and_its_mean_curves_and_one_run_alone_has_no_
     assert (mean.params["role"], mean.params["seeds"], mean.params["per_class"]) == ("summary", "3", "10")
     assert "seed" not in mean.params
     assert "test/accuracy_low" not in shown.first[0].final
+
+
+@pytest.mark.parametrize("overlap", [0.2, 0.6])
+def test_intervals_are_those_of_the_report_where_draws_overlap(tmp_path: Path, overlap: float) -> None:
+    place = write_collected(tmp_path / "tiny", RESULTS)
+    provenance = json.loads((place / "provenance.json").read_text(encoding="utf-8"))
+    provenance["dataset"]["overlap"] = {"10": overlap, "100": 0.0}
+    (place / "provenance.json").write_text(json.dumps(provenance), encoding="utf-8")
+    mean = next(run for run in as_experiment("tiny", place).first if run.name == "60.0% fine_tune · 10 a class")
+    said = mean_interval([0.5, 0.6, 0.7], overlap)
+    shown = [mean.final.get(f"test/accuracy_{end}", float("nan")) for end in ("low", "high")]
+    assert shown == pytest.approx([said.low, said.high], nan_ok=True)
 
 
 def test_the_accuracy_that_decides_orders_and_names_the_means_and_stands_first_in_the_view(tmp_path: Path) -> None:
