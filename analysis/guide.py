@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis import style
 from analysis.claims import Part
 from analysis.comparison import REFERENCE, Comparison
 from analysis.markdown import NONE, Section, Table, code, counted, listed, number, page, signed, size_text
 from analysis.paired import BATCH_NORM_TRAIN, by_seed, strategy_order
+from analysis.report import write_pictures
 from analysis.situations import SETTINGS, Situation, advice, batch_norm, grid, published, situations
 from analysis.tables import ALL, TablesError
 
@@ -174,13 +174,7 @@ def write(reports: Path) -> None:
     if not studies:
         raise TablesError(f"{reports} holds no published study of this edition; run `dvc repro`")
     content = sections(studies)
-    figures = reports / "figures"
-    figures.mkdir(exist_ok=True)
-    with style.theme():
-        for picture in (picture for section in content for picture in section.pictures):
-            style.save(picture.draw(), figures / picture.name)
-            rows = picture.data.to_csv(index=False, float_format="%.6g", lineterminator="\n")
-            (figures / f"{picture.name}.csv").write_bytes(rows.encode())
+    write_pictures(content, reports / "figures")
     (reports / "guide.md").write_bytes(page("Which strategy for which images?", content).encode())
 
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from analysis.comparison import REFERENCE, Comparison
-from analysis.markdown import NONE, Section, Table, bracket, number, seconds, with_interval
+from analysis.markdown import NONE, Section, Table, bracket, number, seconds, size_text, with_interval
 from analysis.paired import no_test
-from analysis.tables import ALL
 from analysis.unbeaten import Unbeaten
 
 SLOWER = 1.5  # times: a member of the set that takes longer than this is worth its own time in the table
@@ -50,7 +49,7 @@ def table(study: Comparison) -> Table:
 
 
 def _row(study: Comparison, size: Unbeaten) -> tuple[str, ...]:
-    first = "all" if size.per_class == ALL else f"{size.per_class:,}"
+    first = size_text(size.per_class)
     if not size.advised:
         why = UNDECIDED.get(size.state, "every strategy that is not beaten failed in some run")
         return (first, "open", NONE, NONE, NONE, why)

@@ -10,10 +10,10 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from analysis.comparison import REFERENCE, Comparison
-from analysis.markdown import NONE, Picture, Section, Table, bracket, shown, with_interval
+from analysis.markdown import NONE, Picture, Section, Table, bracket, shown, size_text, with_interval
 from analysis.paired import by_seed
 from analysis.style import drawn, grid
-from analysis.tables import ALL, METRICS, size_name
+from analysis.tables import METRICS, size_name
 
 MOST = 40  # classes in the figure
 
@@ -70,7 +70,7 @@ def _sensitivity(study: Comparison, recalls: pd.DataFrame) -> Iterator[str | Tab
             new_images = pair["low_new_images"], pair["high_new_images"]
             signs = {_sign(pair["low"], pair["high"]), _sign(*new_images), _sign(*found[1:])}
             if len(signs) > 1 or (better and worse):
-                cells = [f"`{name}`", "all" if size == ALL else f"{size:,}"]
+                cells = [f"`{name}`", size_text(size)]
                 cells += [with_interval(pair["difference"], pair["low"], pair["high"]), bracket(*new_images)]
                 rows.append((*cells, with_interval(*found), _classes(better), _classes(worse)))
     if not tested:

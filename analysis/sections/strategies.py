@@ -5,7 +5,7 @@ from __future__ import annotations
 from matplotlib.figure import Figure
 
 from analysis.comparison import Comparison
-from analysis.markdown import NONE, Picture, Section, Table, bracket, number, seconds, share, signed
+from analysis.markdown import NONE, Picture, Section, Table, bracket, number, seconds, share, signed, size_text
 from analysis.paired import BATCH_NORM_TRAIN
 from analysis.sections.phases import learning
 from analysis.style import Intervals
@@ -96,7 +96,7 @@ def details(study: Comparison) -> Section:
     rows = []
     for row in study.strategies.to_dict("records"):
         mean = f"{number(row['judged'])} {bracket(row['judged_low'], row['judged_high'], number)}".rstrip()
-        cells = [f"`{row['strategy']}`", "all" if row["per_class"] == ALL else f"{row['per_class']:,}", str(row["k"])]
+        cells = [f"`{row['strategy']}`", size_text(row["per_class"]), str(row["k"])]
         cells += [mean, number(row[study.other_column]), number(row["train_accuracy"]), signed(row["gap"])]
         cells += [number(row["log_loss"], 2), number(row["ece"]), seconds(row["seconds"])]
         rows.append(tuple(cells))

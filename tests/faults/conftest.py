@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from PIL import Image
 from pipeline.errors import UserError
 from pipeline.stages import prepare, subset
 from tests.conftest import write_image_folder
+from tests.faults.tiny_study import Nursery
 
 PARAMS = """\
 active: [tiny]
@@ -111,3 +113,11 @@ def picture(path: Path, size: tuple[int, int] = (24, 24), **save: Any) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(noise.astype(np.uint8)).save(path, **save)
     return path
+
+
+@pytest.fixture(scope="module")
+def nursery() -> Iterator[Nursery]:
+    """Where the processes of a module's tests come from, and gone with it."""
+    made = Nursery()
+    yield made
+    made.close()

@@ -33,13 +33,6 @@ pytestmark = [
 KILLS = 25
 
 
-@pytest.fixture(scope="module")
-def nursery() -> Iterator[Nursery]:
-    made = Nursery()
-    yield made
-    made.close()
-
-
 def ended_within(nursery: Nursery, seconds: float) -> bool:
     """Whether what was started last ends by itself in that time."""
     return bool(select.select([nursery.process.stdout], [], [], seconds)[0])

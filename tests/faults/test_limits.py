@@ -27,13 +27,6 @@ ONE_WORKER = "os.environ['THAW_WORKERS'] = '1'\n"
 
 
 @pytest.fixture(scope="module")
-def nursery() -> Iterator[Nursery]:
-    made = Nursery()
-    yield made
-    made.close()
-
-
-@pytest.fixture(scope="module")
 def unbroken(nursery: Nursery, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The study as it is where nothing goes wrong."""
     folder = make_project(tmp_path_factory.mktemp("unbroken") / "project")

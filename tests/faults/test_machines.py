@@ -10,7 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -26,13 +26,6 @@ FINE_TUNE = "results/tiny/final/fine_tune"
 NOTED = PARAMS.replace("name: squares", "name: Käfer 甲虫").replace(
     "squares that a test has drawn", "drawn − by a test ×"
 )
-
-
-@pytest.fixture(scope="module")
-def nursery() -> Iterator[Nursery]:
-    made = Nursery()
-    yield made
-    made.close()
 
 
 @pytest.fixture(scope="module")
