@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -96,3 +96,19 @@ def write_image_folder(root: Path, train: int = 14, test: int = 6) -> Path:
                 values = generator.integers(0, 128, (24, 24, 3)) + 96 * label
                 Image.fromarray(values.astype(np.uint8)).save(folder / f"{number:03d}.png")
     return root
+
+
+def train_tiny(folder: Path, params: str, strategies: Sequence[str]) -> None:
+    """A study called tiny, in a folder that becomes its project: prepared, tuned, and the final runs of strategies."""
+    from pipeline.stages import cells, prepare, subset, tune
+
+    folder.mkdir(exist_ok=True)
+    write_image_folder(folder / "images")
+    (folder / "params.yaml").write_text(params, encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("THAW_WORKERS", "1")
+        for stage in (prepare.prepare, subset.subset, tune.tune):
+            stage("tiny")
+        for strategy in strategies:
+            cells.complete("tiny", "final", strategy)

@@ -101,7 +101,6 @@ class Plan:
     ablations: Mapping[str, tuple[str, float]] = field(default_factory=dict)  # name -> (strategy, effect in points)
     lr_finder_seeds: Sequence[int] = ()
     missing_range_tests: int = 0
-    tuning_images: Mapping[str, int] = field(default_factory=dict)  # per_class -> images
     tried: Mapping[str, Any] = field(default_factory=dict)  # as rates.json has it
     published: Sequence[Mapping[str, Any]] = ()
     validation: bool = True
@@ -331,7 +330,6 @@ class _Writer:
                 "optimizer": "AdamW",
                 "updates": {str(size): plan.epochs * 7 for size in plan.per_class},
                 "tried": dict(plan.tried),
-                "tuning_images": dict(plan.tuning_images),
             },
             "dataset": {
                 "name": "elpv",

@@ -23,9 +23,9 @@ from analysis.checks import SAME_EVERYWHERE
 from analysis.tables import TablesError
 from pipeline import runs
 from pipeline.runs import MANIFEST, RunStoreError
-from pipeline.stages import cells, collect, prepare, subset, tune
+from pipeline.stages import cells, collect, prepare
 from pipeline.stages.noted import PreparedError
-from tests.conftest import write_image_folder
+from tests.conftest import train_tiny
 from tests.faults.test_weights import flip
 from tests.test_end_to_end import PARAMS, run_bytes, stored_runs
 
@@ -40,16 +40,9 @@ TEXT = PARAMS.replace("fine_tune, lda]", "fine_tune]").replace("sweep: {fine_tun
 def collected(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A study whose runs are all collected."""
     folder = tmp_path_factory.mktemp("collected") / "project"
-    folder.mkdir()
-    write_image_folder(folder / "images")
-    (folder / "params.yaml").write_text(TEXT, encoding="utf-8")
+    train_tiny(folder, TEXT, ("fine_tune", "feature_extraction"))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setenv("THAW_WORKERS", "1")
-        for stage in (prepare.prepare, subset.subset, tune.tune):
-            stage("tiny")
-        for strategy in ("fine_tune", "feature_extraction"):
-            cells.complete("tiny", "final", strategy)
         collect.collect("tiny")
     return folder
 

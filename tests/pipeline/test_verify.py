@@ -12,10 +12,10 @@ import pytest
 
 from pipeline import runs
 from pipeline.folders import DatasetError
-from pipeline.stages import cells, command, pack, prepare, subset, tune, verify
+from pipeline.stages import cells, command, pack, verify
 from pipeline.stages.verify import VerifyError
 from pipeline.strategies import Cell
-from tests.conftest import write_image_folder
+from tests.conftest import train_tiny
 from tests.test_end_to_end import PARAMS
 
 HEADS = Cell("tiny", "final", "feature_extraction", 3, 1.0, 0)
@@ -26,16 +26,8 @@ LDA = Cell("tiny", "final", "lda", 3, 1.0, 0)
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny study with its quick runs in the store: heads and a closed form."""
     place = tmp_path_factory.mktemp("published")
-    write_image_folder(place / "images")
     text = PARAMS.replace("[feature_extraction, fine_tune, lda]", "[feature_extraction, lda]")
-    (place / "params.yaml").write_text(text.replace("sweep: {fine_tune: [100, 1]}", "sweep: {}"), encoding="utf-8")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(place)
-        patch.setenv("THAW_WORKERS", "1")
-        for stage in (prepare.prepare, subset.subset, tune.tune):
-            stage("tiny")
-        for strategy in ("feature_extraction", "lda"):
-            cells.complete("tiny", "final", strategy)
+    train_tiny(place, text.replace("sweep: {fine_tune: [100, 1]}", "sweep: {}"), ("feature_extraction", "lda"))
     return place
 
 
