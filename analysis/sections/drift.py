@@ -58,7 +58,9 @@ def _draw(moved: pd.DataFrame, sizes: list[int], names: list[str]) -> Figure:
 
 
 def _text(value: float) -> str:
-    """At most five characters."""
+    """At most five characters; none where a strategy has not run."""
+    if np.isnan(value):
+        return ""
     if value == 0 or value >= 0.01:
         return f"{value:.2g}"
     return rate_text(float(f"{value:.0e}"))

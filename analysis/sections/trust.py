@@ -97,7 +97,7 @@ def _judged_on_few(study: Comparison) -> Iterator[str]:
 
 
 def _data(study: Comparison) -> Iterator[str]:
-    for note in study.dataset.get("notes", [])[:1]:
+    for note in [*study.tables.provenance["notes"], *study.dataset.get("notes", [])][:1]:
         yield f"{sentence(shown(str(note).rstrip('.')))}."
 
 

@@ -58,5 +58,20 @@ def test_a_frozen_group_is_grey_and_zero_and_small_moves_keep_their_digits(tmp_p
     assert [colour for colour, _ in cells.values()].count(FROZEN.lower()) == len(frozen)
 
 
+def test_a_strategy_that_has_not_run_at_a_size_is_blank_there(tmp_path: Path) -> None:
+    folder = write_tables(tmp_path, Plan(strategies=NAMES, per_class=(10, 100)))
+    drift = pd.read_csv(folder / "drift.csv")
+    drift[(drift["strategy"] != "fine_tune") | (drift["per_class"] != 100)].to_csv(folder / "drift.csv", index=False)
+    made = section(compare(load(folder)))
+    assert made is not None
+    (picture,) = made.pictures
+    with theme():
+        panels = picture.draw().axes
+    texts = [[text.get_text() for text in panel.texts] for panel in panels]
+    assert "" not in texts[0]
+    assert texts[1].count("") in (0, len(GROUPS))
+    assert len([text for text in texts[1] if text]) == len(GROUPS) * 2
+
+
 def test_nothing_moved_is_no_section(tmp_path: Path) -> None:
     assert section(compare(load(write_tables(tmp_path, Plan(strategies={"lda": 0.7, "nearest_mean": 0.6}))))) is None
