@@ -13,7 +13,6 @@ import json
 import logging
 import math
 import os
-import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,6 +26,7 @@ from torch import Tensor
 
 from pipeline import augmentation, backbones, prefix
 from pipeline.backbones import GroupedModel
+from pipeline.clock import clock
 from pipeline.files import PARTIAL, partial_of, sweep, sync_folder
 from pipeline.strategies import GROUPS, Strategy
 
@@ -209,7 +209,8 @@ def compute(piece: Piece, model: GroupedModel, device: torch.device) -> tuple[Ro
 
     `model` is frozen, pretrained and in evaluation mode; the caller has set the surroundings of the task.
     """
-    since, wanted = time.perf_counter(), piece.wanted
+    now, wanted = clock(device), piece.wanted
+    since = now()
     strategy = wanted.task.strategy
     preprocessing = backbones.REGISTRY[wanted.task.backbone].preprocessing().at(wanted.task.resolution, strategy.crop)
     with torch.no_grad():
@@ -219,7 +220,7 @@ def compute(piece: Piece, model: GroupedModel, device: torch.device) -> tuple[Ro
         if wanted.flipped:
             batch = batch.flip(3).contiguous(memory_format=torch.channels_last)
         rows: Rows = prefix.rows(model(batch, stop=wanted.start)).cpu().numpy()
-    return rows, time.perf_counter() - since
+    return rows, now() - since
 
 
 def read_or_compute(wanted: Wanted, model: Callable[[], GroupedModel], device: torch.device) -> tuple[Tensor, float]:

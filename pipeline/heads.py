@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 
@@ -17,6 +16,7 @@ from torch.nn import functional as F
 from pipeline import activations, augmentation, backbones, drift, phases, prefix
 from pipeline.activations import Wanted
 from pipeline.backbones import GroupedModel
+from pipeline.clock import clock
 from pipeline.errors import UserError
 from pipeline.randomness import numpy_stream, seed_of, torch_stream
 from pipeline.strategies import GROUPS, Cell, Strategy, epochs_of_phases
@@ -144,10 +144,11 @@ class _Batch:
         """Train one phase of all cells, and note every epoch."""
         images = len(self.first.train)
         batches = math.ceil(images / self.first.batch_size)
+        now = clock(self.weight.device)
         rates = torch.tensor([task.strategy.phases[number - 1].rates["head"] for task in self.tasks])
         optimizer = _AdamW((self.weight, self.bias), rates.view(-1, 1, 1).to(self.weight.device))
         for epoch in range(epochs_before + 1, epochs_before + epochs + 1):
-            since = time.perf_counter()
+            since = now()
             orders = np.stack([numpy_stream("order", seed, epoch).permutation(images) for seed in self.seeds])
             flips = self.flips(orders, epoch)
             losses = self.weight.new_zeros(len(self.tasks))
@@ -159,7 +160,7 @@ class _Batch:
                 loss, correct = self.step(optimizer, orders[:, part], flips[:, part], factor)
                 losses += loss
                 right += correct
-            share = (time.perf_counter() - since) / len(self.tasks)
+            share = (now() - since) / len(self.tasks)
             self.seconds = [seconds + share for seconds in self.seconds]
             means = (losses / images).tolist(), (right / images).tolist()
             for place, (loss_of_cell, accuracy) in enumerate(zip(*means, strict=True)):
@@ -269,13 +270,14 @@ def fitted(task: Task, device: torch.device, state: Mapping[str, Tensor] | None)
     with surroundings(task, device):
         features = _Features(task, device, state)
         rows, seconds = features.of(task, task.train)
-        since, labels = time.perf_counter(), task.train.labels.numpy()
+        now, labels = clock(device), task.train.labels.numpy()
+        since = now()
         _refuse_too_few(task, np.bincount(labels, minlength=task.classes))
         x, head = rows.double().cpu().numpy(), None
         if np.isfinite(x).all():
             with contextlib.suppress(np.linalg.LinAlgError):
                 head = _FORMS[task.strategy.head](x, labels)
-        seconds += time.perf_counter() - since
+        seconds += now() - since
         history: list[HistoryRow] = []
         logits = None
         if head is not None:

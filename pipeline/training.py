@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from torch.nn import functional as F
 
 from pipeline import activations, augmentation, backbones, drift, evaluation, phases, prefix
 from pipeline.backbones import GroupedModel
+from pipeline.clock import clock
 from pipeline.errors import UserError
 from pipeline.evaluation import Metrics
 from pipeline.preprocessing import Preprocessing
@@ -105,7 +105,7 @@ class Run:
     train_accuracy: float  # in evaluation mode, at the end
     val_accuracy: float | None  # None where nothing was left to watch
     judged: Metrics
-    seconds: float  # of training, evaluation left out
+    seconds: float  # of training, evaluation left out; on a CPU those its thread worked
     trainable_parameters: int  # in the phase where most learn
     total_parameters: int
     history: tuple[HistoryRow, ...]
@@ -208,7 +208,7 @@ class Training:
     """The state of one run while it lasts."""
 
     def __init__(self, task: Task, device: torch.device, state: Mapping[str, Tensor] | None) -> None:
-        self.task, self.device = task, device
+        self.task, self.device, self.clock = task, device, clock(device)
         self.strategy = task.strategy
         refuse_single_batches(task.strategy, task.backbone, len(task.train), task.batch_size)
         if self.strategy.interpolate and not any(phase.learning == GROUPS[-1:] for phase in self.strategy.phases):
@@ -250,18 +250,18 @@ class Training:
         """Train one phase; after every epoch, whether the run is still finite. Ends at the first epoch that isn't."""
         task, strategy, model = self.task, self.strategy, self.model
         images = len(task.train)
-        since = time.perf_counter()
+        since = self.clock()
         phases.freeze(model, phase, strategy)
         optimizer = phases.optimizer(model, phase, strategy)
         model.eval()
         start = prefix.start_of(strategy, phase)
         kept = self.kept(task.train, self.train_images, start, prefix.views(strategy.augmentation) or 1)
-        self.seconds += time.perf_counter() - since
+        self.seconds += self.clock() - since
         watched = self.kept(task.watched, self.watched, start, 1)
         batches = math.ceil(images / task.batch_size)
         steps = batches * epochs
         for epoch in range(epochs_before + 1, epochs_before + epochs + 1):
-            since = time.perf_counter()
+            since = self.clock()
             phases.set_training(model, phase, strategy)
             order = numpy_stream("order", task.cell.seed, epoch).permutation(images)
             loss, right = torch.zeros(2, dtype=torch.float64, device=self.device)
@@ -274,7 +274,7 @@ class Training:
                 loss += of_batch * len(positions)
                 right += right_of_batch
             seen = loss.item() / images, right.item() / images  # waits for the device
-            self.seconds += time.perf_counter() - since
+            self.seconds += self.clock() - since
             finite = note_values(self.history, number, epoch, "train", *seen)
             model.eval()
             if strategy.interpolate and number == len(strategy.phases) and epoch == epochs_before + epochs:

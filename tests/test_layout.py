@@ -15,7 +15,7 @@ import yaml
 
 ROOT = Path(__file__).parent.parent
 RANKS = (
-    {"errors", "files", "plain_yaml", "randomness", "strategies", "preprocessing", "convolutions", "editing"},
+    {"errors", "files", "plain_yaml", "randomness", "strategies", "preprocessing", "convolutions", "editing", "clock"},
     {"backbones", "datasets", "folders", "decoding", "identity", "tuning", "subsets", "choosing"},
     {"augmentation", "phases", "prefix", "evaluation", "drift", "native"},
     {
@@ -101,7 +101,14 @@ def test_imports_of_analysis_run_one_way_and_no_file_is_long() -> None:
 
 ROOMS = {  # of the picture in CONTRIBUTING.md; a module belongs to the first that names it
     "stages": ("pipeline.stages",),
-    "cell": ("pipeline.training", "pipeline.heads", "pipeline.activations", "pipeline.lr_finder", "pipeline.prefix"),
+    "cell": (
+        "pipeline.training",
+        "pipeline.heads",
+        "pipeline.activations",
+        "pipeline.lr_finder",
+        "pipeline.prefix",
+        "pipeline.clock",
+    ),
     "model": (
         "pipeline.backbones",
         "pipeline.phases",
