@@ -65,6 +65,11 @@ class Comparison:
         found: Mapping[str, Any] = self.tables.provenance["dataset"]
         return found
 
+    def images(self, per_class: int) -> int:
+        """How many training images there are in all at this size."""
+        dataset = self.dataset
+        return int(dataset["pool_images"]) if per_class == ALL else per_class * len(dataset["classes"])
+
     def recipe(self, strategy: str) -> Mapping[str, Any]:
         """How a strategy or an ablation is written in params.yaml; empty where that is not known."""
         found: Mapping[str, Any] = self.parameters["strategies"].get(strategy, {})

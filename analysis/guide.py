@@ -11,7 +11,7 @@ import pandas as pd
 
 from analysis.claims import Part
 from analysis.comparison import REFERENCE, Comparison
-from analysis.markdown import NONE, Section, Table, code, counted, listed, number, page, signed, size_text
+from analysis.markdown import NONE, Section, Table, code, counted, listed, number, page, signed
 from analysis.paired import BATCH_NORM_TRAIN, by_seed, strategy_order
 from analysis.report import write_pictures
 from analysis.situations import SETTINGS, Situation, advice, batch_norm, grid, published, situations
@@ -41,7 +41,7 @@ def textbook(studies: Sequence[Comparison]) -> Table:
         for claim, row in zip(study.claims, study.verdicts, strict=True):
             if row["verdict"] in WORDS:
                 source = claim.source.partition(";")[0].partition(" (")[0]
-                link = f"[{study.study} {size_text(claim.per_class)}]({study.study}/report.md)"
+                link = f"[{study.study} {study.images(claim.per_class):,}]({study.study}/report.md)"
                 said = found.setdefault((source, " and ".join(map(_formula, claim.parts))), {})
                 said.setdefault(WORDS[row["verdict"]], []).append(link)
     rows = []
@@ -55,7 +55,7 @@ def textbook(studies: Sequence[Comparison]) -> Table:
             where.append(f"{len(undecided)} open" if said else ", ".join(undecided))
         words = source.removeprefix(CHAPTER).rpartition(": ")[2] if source.startswith(CHAPTER) else NONE
         rows.append((words, rule, f"**{verdict}**", "; ".join(where)))
-    return Table(("Textbook", "Judged as", "Verdict", "Studies"), tuple(rows))
+    return Table(("Textbook", "Judged as", "Verdict", "Studies, images"), tuple(rows))
 
 
 def _rank(source: str) -> int:
@@ -94,7 +94,7 @@ def questions(studies: Sequence[Comparison]) -> list[str]:
 
 
 def mistakes(study: Comparison) -> dict[str, float]:
-    """What each mistake does to fine-tuning at the largest size, in points, paired by seed."""
+    """What each mistake is shown to cost fine-tuning at the largest size, in points, paired by seed."""
     size, tables = study.sizes[-1], study.tables
     mine = tables.runs[(tables.runs["per_class"] == size) & (tables.runs["strategy"] == "fine_tune")]
     swept = tables.sweep[(tables.sweep["per_class"] == size) & (tables.sweep["strategy"] == "fine_tune")]
@@ -105,7 +105,7 @@ def mistakes(study: Comparison) -> dict[str, float]:
     highest = swept["lr_scale"].max()
     wrong[f"rates ×{highest:g}"] = swept[swept["lr_scale"] == highest]
     found = {words: by_seed(mine, runs, tables.correlation(size))[1] for words, runs in wrong.items()}
-    return {words: pair.difference for words, pair in found.items() if pair is not None}
+    return {words: pair.difference for words, pair in found.items() if pair is not None and pair.high < 0}
 
 
 def default(studies: Sequence[Comparison]) -> str:
@@ -121,11 +121,7 @@ def default(studies: Sequence[Comparison]) -> str:
 def not_covered(studies: Sequence[Comparison]) -> str:
     """What lies outside all studies, and which of them are not whole."""
     settings = [study.parameters["study"] for study in studies]
-    most = max(
-        study.dataset["pool_images"] if size == ALL else size * len(study.dataset["classes"])
-        for study in studies
-        for size in study.sizes
-    )
+    most = max(study.images(size) for study in studies for size in study.sizes)
     seen = {key: sorted({one[key] for one in settings}) for key in SETTINGS}
     absent = [
         f"{Situation(study, study.unbeaten[0]).link(study.study)} ({number(len(study.tables.missing_cells), 0)} runs)"

@@ -51,8 +51,14 @@ def _phases(study: Comparison, size: int) -> Part | None:
     if table.empty:
         return None
     first, *later = table.to_dict("records")
-    steps = [f"`{row['learning']}` {signed(row['gain'])} points ({verdict(row).removeprefix('no, ')})" for row in later]
-    line = f"**1, gradual unfreezing**: `{first['learning']}` {number(first['mean'])}%, then {', '.join(steps)}."
+    words = {"yes": "earned", "no, it cost": "lost"}
+    steps = [
+        f"`{row['learning']}` {signed(row['gain'])} points ({words.get(said := verdict(row), said)})" for row in later
+    ]
+    line = (
+        f"**1, gradual unfreezing, validation accuracy**: `{first['learning']}` {number(first['mean'])}%, then "
+        f"{', '.join(steps)}."
+    )
     data = table.assign(exercise=1, name=GRADUAL, place=table["phase"], value=table["mean"])
 
     def onto(panel: Axes) -> None:

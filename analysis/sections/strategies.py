@@ -43,6 +43,7 @@ def _draw(study: Comparison, names: list[str]) -> Figure:
 def table(study: Comparison, names: list[str]) -> Table:
     """The same in numbers, with seconds and what learns; the set that nothing beats in bold."""
     advised = {size.per_class: set(size.advised) for size in study.unbeaten}
+    beside = set(study.unbeaten[-1].others)
     rows = []
     for name in names:
         sizes = [size for size in study.sizes if name in study.ran(size)]
@@ -51,7 +52,8 @@ def table(study: Comparison, names: list[str]) -> Table:
         times = " / ".join(_seconds(found[size]["seconds"]) if size in found else NONE for size in study.sizes)
         last = found[sizes[-1]]
         learns = f"{_what(study, name)} ({share(last['trainable_parameters'], last['total_parameters'])})"
-        rows.append((f"**{name}**" if name in advised[study.sizes[-1]] else name, *cells, times, learns))
+        shown = f"**{name}**" if name in advised[study.sizes[-1]] else f"*{name}*" if name in beside else name
+        rows.append((shown, *cells, times, learns))
     heads = ["all images" if size == ALL else f"{size:,} a class" for size in study.sizes]
     header = ("", *heads, "Seconds", "Learns")
     return Table(header, tuple(rows), frozenset(range(1, len(header) - 1)))
@@ -82,10 +84,11 @@ def _accuracy(row: dict[str, float], bold: bool) -> str:
 
 
 def _reading(study: Comparison) -> str:
+    beside = "Italic: no default strategy, shown beside the comparison. " if study.unbeaten[-1].others else ""
     return (
-        f"{study.metric.capitalize()} in percent ± half its 95% interval. Bold: the set that nothing beats. Always "
-        f"answering the largest class gets {number(study.baseline)}%. Learns: what is trained, and its share of the "
-        "weights; [more](details.md#what-each-strategy-is)."
+        f"{study.metric.capitalize()} in percent ± half its 95% interval. Bold: the set that nothing beats. {beside}"
+        f"Always answering the largest class gets {number(study.baseline)}%. Learns: what is trained, and its share of "
+        "the weights; [more](details.md#what-each-strategy-is)."
     )
 
 

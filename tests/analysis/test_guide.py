@@ -13,7 +13,11 @@ from tests.analysis.conftest import Plan, write_tables
 FROZEN_WINS = {"scratch": 0.4, "feature_extraction": 0.7, "fine_tune": 0.8, "fine_tune_batch_norm_train": 0.74}
 SAME = {"scratch": 0.65, "feature_extraction": 0.8, "fine_tune": 0.7, "fine_tune_batch_norm_train": 0.7}
 CALM = {"seeds": range(10), "seed_sd": 0.5, "run_sd": 0.3, "not_default": ["fine_tune_batch_norm_train"]}
-WRONG = {"fine_tune_no_normalisation": ("fine_tune", -9.0), "fine_tune_whole_image": ("fine_tune", -2.0)}
+WRONG = {
+    "fine_tune_no_normalisation": ("fine_tune", -9.0),
+    "fine_tune_whole_image": ("fine_tune", -2.0),
+    "fine_tune_imagenet_normalisation": ("fine_tune", 1.0),
+}
 
 
 @pytest.fixture(scope="module")
@@ -77,15 +81,16 @@ def test_a_rule_that_holds_here_and_fails_there_depends_and_names_both(studies: 
     frozen = rows["BatchNorm", "`fine_tune` > `fine_tune_batch_norm_train` + 1"]
     assert frozen == (
         "**depends**",
-        "holds: [tomato 50](tomato/report.md); fails: [xray 100](xray/report.md)",
+        "holds: [tomato 100](tomato/report.md); fails: [xray 200](xray/report.md)",
     )
     few = rows["under 1,000 images, feature extraction only", "`feature_extraction` > `fine_tune` + 1"]
-    assert few == ("**fails**", "fails: [tomato 10](tomato/report.md)")
+    assert few == ("**fails**", "fails: [tomato 20](tomato/report.md)")
 
 
 def test_mistakes_stand_in_order_of_what_they_cost(studies: list[Comparison]) -> None:
     costs = mistakes(studies[0])
     assert costs["no normalisation"] == pytest.approx(-9, abs=1)
+    assert "ImageNet's normalisation" not in costs  # it did no harm
     plants, worse = questions(studies)
     assert "**fine_tune**" in plants
     order = ["no normalisation", "BatchNorm updated", "the whole image"]

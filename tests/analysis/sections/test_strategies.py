@@ -22,6 +22,15 @@ def test_the_table_is_best_first_at_the_largest_size_with_the_set_in_bold(tmp_pa
     assert "Always answering the largest class gets 65.7%" in str(words)
 
 
+def test_a_strategy_outside_the_comparison_is_in_italics_and_the_words_say_so(tmp_path: Path) -> None:
+    named = {**TWO, "last_block": 0.7, "lda": 0.99}
+    study = compared(tmp_path, Plan(strategies=named, seeds=range(10), not_default=["lda"]))
+    _, table, words = strategies.section(study).body
+    assert isinstance(table, Table)
+    assert [row[0] for row in table.rows][:2] == ["*lda*", "**fine_tune**"]
+    assert "Italic: no default strategy" in str(words)
+
+
 def test_what_lies_far_below_is_noted_at_the_edge_and_does_not_flatten_the_rest(tmp_path: Path) -> None:
     study = compared(tmp_path, Plan(strategies={"scratch": 0.1, **TWO}, seeds=range(10)))
     picture = strategies.section(study).body[0]
