@@ -40,7 +40,7 @@ from pipeline.strategies import (
 )
 from pipeline.tuning import PILOT_SEEDS, Rates
 
-DATASET_OPTIONS: Mapping[str, frozenset[str]] = {
+DATASET_OPTIONS: Mapping[str, frozenset[str]] = {  # of those that have some
     "elpv": frozenset({"label"}),
     "cifar10": frozenset({"root"}),
     "folder": frozenset({"path", "name", "licence"}),
@@ -808,10 +808,9 @@ def _dataset(key: str, given: Any) -> DatasetSpec:
         raise ParamsError(
             f"{key}: {_said(given)} names no single data set; {_nearest(str(next(iter(given), '')), DATASETS)}"
         )
-    known = DATASET_OPTIONS.get(name)
+    known = DATASET_OPTIONS.get(name, frozenset())
     for option, value in options.items():
-        if known is not None:
-            _known(f"{key}.{option}", str(option), "option", known)
+        _known(f"{key}.{option}", str(option), "option", known)
         if not isinstance(value, str):
             raise ParamsError(f"{key}.{option}: {_said(value)} is no text; put it in quotes")
     if name == "elpv" and "label" in options:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import random
 from collections.abc import Iterator, Sequence
 from functools import cache
@@ -21,7 +22,7 @@ from pipeline.training import Run
 LOG = logging.getLogger(__name__)
 
 ROLES: tuple[Role, ...] = ("final", "sweep", "ablation")
-ACCURACY, PREDICTIONS = 0.01, 0.03  # what may differ elsewhere, as fractions
+LUCK = 3  # standard errors of what n other predictions change in how many are right, by chance: √n at most
 
 
 class VerifyError(UserError):
@@ -117,24 +118,23 @@ def compared(published: StoredRun, run: Run, same: bool) -> tuple[bool, str]:
     """Whether a run agrees with the published one, and what to say of it.
 
     On the `same` kind of machine all bytes have to be equal. Elsewhere sums are rounded in another order, and training
-    carries that on: then the accuracy may differ by `ACCURACY`, or as
-    many predictions by `PREDICTIONS`, always one of them.
+    carries that on, so that other predictions are no better and no worse but for chance. Measured on 24 runs of study
+    tomato, AVX2 against AVX512: MEASURED.
     """
     old = published.run
     if runs.members(old) == runs.members(run):
         return True, "the same bytes"
-    points = abs(run.judged.accuracy - old.judged.accuracy)
-    other = int(np.count_nonzero(run.predicted != old.predicted))
-    images = len(old.predicted)
-    within = points <= ACCURACY or other <= max(1, PREDICTIONS * images)
+    other, images = int(np.count_nonzero(run.predicted != old.predicted)), len(old.predicted)
+    tolerated = LUCK * math.sqrt(other) / images
     said = (
         f"accuracy {old.judged.accuracy:.2%} there, {run.judged.accuracy:.2%} here, "
         f"{other} of {images} predictions differ"
     )
     if same:
         return False, f"{said}; the processor and the releases are those noted, so the bytes should be the same"
-    tolerance = f"tolerated on another machine: {100 * ACCURACY:g} point, or {PREDICTIONS:.0%} of the predictions"
-    return within and run.status == old.status, f"{said} ({tolerance})"
+    within = abs(run.judged.accuracy - old.judged.accuracy) <= tolerated
+    words = f"{said}; on another machine that may make {100 * tolerated:.1f} points"
+    return within and run.status == old.status, words
 
 
 if __name__ == "__main__":

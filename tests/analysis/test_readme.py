@@ -11,7 +11,7 @@ import pytest
 from analysis.readme import BLOCKS, NOTHING, benchmarks, renewed
 from tests.analysis.conftest import Plan, write_tables
 
-README = Path("README.md")
+README, FAQ = Path("README.md"), Path("FAQ.md")
 
 
 def test_readme_says_what_the_committed_reports_say() -> None:
@@ -28,9 +28,24 @@ def test_readme_is_short_and_its_first_screen_has_figure_grid_and_both_commands(
     assert "make test" in first
 
 
-def test_every_link_of_readme_leads_somewhere() -> None:
-    for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", README.read_text(encoding="utf-8")):
+@pytest.mark.parametrize("page", [README, FAQ])
+def test_every_link_leads_somewhere(page: Path) -> None:
+    for link in links(page.read_text(encoding="utf-8")):
         assert link.startswith("http") or Path(link).exists(), link
+
+
+def test_every_number_of_an_answer_stands_in_a_page_that_it_links_to() -> None:
+    answers = FAQ.read_text(encoding="utf-8").split("\n\n**")[1:]
+    assert len(answers) >= 8
+    for answer in answers:
+        linked = " ".join(Path(link).read_text(encoding="utf-8") for link in links(answer))
+        for figure in re.findall(r"[+−]?\d+\.\d", answer):
+            assert figure in linked, f"{figure} of: {answer}"
+
+
+def links(text: str) -> list[str]:
+    """The files or addresses that a page links to."""
+    return re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text)
 
 
 def test_every_block_is_written_between_its_marks_and_the_rest_stays(tmp_path: Path) -> None:

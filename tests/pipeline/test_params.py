@@ -7,10 +7,11 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 
-from pipeline import params
+from pipeline import datasets, params
 from pipeline.params import ParamsError
 from pipeline.strategies import GROUPS, Phase
 from pipeline.tuning import Rates
@@ -288,6 +289,14 @@ def test_a_mistake_is_refused_with_key_value_and_what_would_be_right(
     with pytest.raises(ParamsError, match=re.escape(message)) as error:
         load(GOOD.replace(old, new, 1), tmp_path)
     assert "params.yaml" in str(error.value)
+
+
+def test_a_data_set_whose_options_nothing_says_has_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(cast("dict[str, object]", datasets.REGISTRY), "digits", datasets.REGISTRY["elpv"])
+    given = GOOD.replace("{elpv: {label: defective}}", "{digits: {label: defective}}")
+    assert load(given.replace("{label: defective}", ""), tmp_path).studies["tiny"].dataset.options == {}
+    with pytest.raises(ParamsError, match=r"dataset\.label: no option 'label'; there is none"):
+        load(given, tmp_path)
 
 
 def test_a_folder_is_named_by_its_path(tmp_path: Path) -> None:
