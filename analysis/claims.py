@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,30 +101,21 @@ def load_claims(path: Path = LEDGER) -> tuple[Claim, ...]:
         raise ClaimsError(f"{path.name} is no YAML: {ascii(' '.join(str(error).split()))[1:300]}") from error
     if not isinstance(entries, list):
         raise ClaimsError(f"{path.name}: it should be a list of claims, each with an id")
-    claims = tuple(_entry(path.name, number, entry) for number, entry in enumerate(entries, 1))
-    ids = [claim.id for claim in claims]
-    twice = sorted({name for name in ids if ids.count(name) > 1})
+    claims = []
+    for number, entry in enumerate(entries, 1):
+        try:
+            claims.append(_claim(entry))
+        except ClaimsError as error:
+            raise ClaimsError(f"{path.name}: {error}") from error
+        except (AttributeError, OverflowError, TypeError, ValueError) as error:  # a text where a block should be
+            raise ClaimsError(f"{path.name}: claim {number} is not right: {ascii(str(error))[1:200]}") from error
+    twice = sorted(name for name, count in Counter(claim.id for claim in claims).items() if count > 1)
     if twice:
         raise ClaimsError(f"{path.name}: given twice: {', '.join(twice)}")
     primary = sum(claim.family == "claims" for claim in claims)
     if primary > MOST_PRIMARY:
         raise ClaimsError(f"{path.name}: {primary} primary claims; at most {MOST_PRIMARY}, make the others exploratory")
-    return claims
-
-
-def _entry(file: str, number: int, entry: Any) -> Claim:
-    try:
-        return _claim(entry)
-    except (
-        AttributeError,
-        OverflowError,
-        TypeError,
-        ValueError,
-    ) as error:  # a text where a block or a number should be
-        said = (
-            str(error) if isinstance(error, ClaimsError) else f"claim {number} is not right: {ascii(str(error))[1:200]}"
-        )
-        raise ClaimsError(f"{file}: {said}") from error
+    return tuple(claims)
 
 
 def _claim(entry: Mapping[str, Any]) -> Claim:
@@ -135,10 +127,8 @@ def _claim(entry: Mapping[str, Any]) -> Claim:
         raise ClaimsError(f"{name}: give either parts or described")
     if entry["family"] not in ("claims", "exploratory"):
         raise ClaimsError(f"{name}: no family {ascii(entry['family'])[:60]}; choose from claims, exploratory")
-    described = None
     if "described" in entry:
         _keys(name, entry["described"], {"of", "rate", "against", "against_rate"}, set())
-        described = Described(**entry["described"])
     return Claim(
         id=name,
         rule=" ".join(str(entry["rule"]).split()),
@@ -147,7 +137,7 @@ def _claim(entry: Mapping[str, Any]) -> Claim:
         per_class=ALL if entry["per_class"] == "all" else int(entry["per_class"]),
         family=entry["family"],
         parts=tuple(_part(name, part) for part in entry.get("parts", ())),
-        described=described,
+        described=Described(**entry["described"]) if "described" in entry else None,
         known=" ".join(str(entry.get("known", "")).split()),
     )
 
@@ -166,15 +156,9 @@ def _part(name: str, entry: Mapping[str, Any]) -> Part:
     better, worse = _runs(name, entry["better"]), _runs(name, entry["worse"])
     if better == worse:
         raise ClaimsError(f"{name}: better and worse are the same runs, {better!a}")
-    minus_at = entry.get("minus_at")
-    return Part(
-        better,
-        worse,
-        entry["metric"],
-        margin,
-        None if minus_at is None else int(minus_at),
-        "within" if "equivalent" in entry else "at least",
-    )
+    minus_at = None if entry.get("minus_at") is None else int(entry["minus_at"])
+    kind: Literal["at least", "within"] = "within" if "equivalent" in entry else "at least"
+    return Part(better, worse, entry["metric"], margin, minus_at, kind)
 
 
 def _runs(name: str, given: str | Mapping[str, Any]) -> Runs:
@@ -186,8 +170,8 @@ def _runs(name: str, given: str | Mapping[str, Any]) -> Runs:
 
 
 def _keys(name: str, entry: Mapping[str, Any], needed: set[str], allowed: set[str]) -> None:
-    if needed - set(entry):
-        raise ClaimsError(f"{name}: missing {', '.join(sorted(needed - set(entry)))}")
-    if set(entry) - needed - allowed:
-        unknown = ", ".join(sorted(ascii(key)[:60] for key in set(entry) - needed - allowed))
+    if missing := needed - set(entry):
+        raise ClaimsError(f"{name}: missing {', '.join(sorted(missing))}")
+    if strange := set(entry) - needed - allowed:
+        unknown = ", ".join(sorted(ascii(key)[:60] for key in strange))
         raise ClaimsError(f"{name}: unknown {unknown}; choose from {', '.join(sorted(needed | allowed))}")

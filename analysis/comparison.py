@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,26 +13,13 @@ from analysis.checks import KEY
 from analysis.claims import Claim, load_claims
 from analysis.markdown import counted
 from analysis.paired import all_pairs, by_seed, interval, points, strategy_order
+from analysis.power import DECIDED_FROM
 from analysis.statistics import Paired
-from analysis.tables import ALL, COLUMNS, METRICS, Metric, Tables, TablesError
-from analysis.unbeaten import DECIDED_FROM, Unbeaten, one_class, unbeaten
+from analysis.tables import ALL, METRICS, Metric, Tables, TablesError, in_order, where
+from analysis.unbeaten import Unbeaten, one_class, unbeaten
 from analysis.verdicts import judge
 
 REFERENCE = "feature_extraction"  # fixed beforehand, whatever the runs say
-CITABLE_FROM = 10  # seeds; below, a study is exploratory
-
-
-@dataclass(frozen=True)
-class Above:
-    """Runs beside the comparison, of an ablation or a swept rate, that beat the best strategy advised; points."""
-
-    name: str  # as Markdown
-    against: str
-    k: int
-    judged: float  # percent
-    difference: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True, eq=False)  # known by itself, so that a section can keep what it computes of it
@@ -42,28 +29,21 @@ class Comparison:
     tables: Tables
     strategies: pd.DataFrame
     pairs: pd.DataFrame
-    unbeaten: tuple[Unbeaten, ...]  # a size each
+    unbeaten: tuple[Unbeaten, ...]  # a size each, all images last
     claims: tuple[Claim, ...]  # of this study, in the order of the ledger
     verdicts: tuple[dict[str, Any], ...]  # of these claims
     names: tuple[str, ...]  # of the final strategies: the defaults in their order, then the others
-
-    @property
-    def study(self) -> str:
-        return self.tables.study
-
-    @property
-    def sizes(self) -> list[int]:
-        return [size.per_class for size in self.unbeaten]
-
-    @property
-    def parameters(self) -> Mapping[str, Any]:
-        found: Mapping[str, Any] = self.tables.provenance["parameters"]
-        return found
-
-    @property
-    def dataset(self) -> Mapping[str, Any]:
-        found: Mapping[str, Any] = self.tables.provenance["dataset"]
-        return found
+    candidates: list[str]  # the default ones, or all where fewer than two of those ran: for figures of many panels
+    drawn: tuple[str, ...]  # that figures know by their looks: the final ones, then those that are only swept
+    study: str
+    sizes: list[int]
+    parameters: Mapping[str, Any]
+    dataset: Mapping[str, Any]
+    metric: str  # the accuracy that decides, in words
+    other_metric: Metric  # the one that stands beside it
+    draws: bool  # whether seeds draw their training images; where they train on all of them, they don't
+    over: str  # what intervals over seeds speak of
+    uneven: bool  # whether the classes of the test images differ by more than a tenth in size
 
     def images(self, per_class: int) -> int:
         """How many training images there are in all at this size."""
@@ -75,16 +55,6 @@ class Comparison:
         found: Mapping[str, Any] = self.parameters["strategies"].get(strategy, {})
         return found
 
-    def sizes_in(self, frame: pd.DataFrame) -> list[int]:
-        """The sizes of this study that a table has rows of, all images last."""
-        return [size for size in self.sizes if size in set(frame["per_class"])]
-
-    @property
-    def candidates(self) -> list[str]:
-        """The default strategies, or all where fewer than two of those ran: what figures of many panels show."""
-        default = [name for name in self.names if name in self.tables.default_strategies]
-        return default if len(default) > 1 else list(self.names)
-
     @property
     def seeds(self) -> str:
         """How many seeds a strategy has: `10 seeds`, or `8 to 10 seeds`."""
@@ -93,43 +63,7 @@ class Comparison:
 
     def steady(self, frame: pd.DataFrame) -> pd.DataFrame:
         """The rows of a history or of drift that belong to final runs that did not diverge."""
-        runs = self.tables.runs
-        return frame.merge(runs.loc[runs["status"] == "ok", KEY], on=KEY)
-
-    def named(self, name: str, per_class: int) -> str:
-        """The name of one size's figure: with the size where there are several."""
-        return f"{name}_{per_class or 'all'}" if len(self.sizes) > 1 else name
-
-    @property
-    def metric(self) -> str:
-        """The accuracy that decides, in words."""
-        return METRICS[self.tables.judge_by]
-
-    @property
-    def other_metric(self) -> Metric:
-        """The accuracy that stands beside it."""
-        return "accuracy" if self.tables.judge_by == "balanced_accuracy" else "balanced_accuracy"
-
-    @property
-    def other_column(self) -> str:
-        """Its column in the tables of runs."""
-        return COLUMNS[self.other_metric]
-
-    @property
-    def draws(self) -> bool:
-        """Whether seeds draw their training images; where they train on all of them, they don't."""
-        return ALL not in self.sizes
-
-    @property
-    def over(self) -> str:
-        """What intervals over seeds speak of."""
-        return "draws of the training images" if self.draws else "runs on the same training images"
-
-    @property
-    def uneven(self) -> bool:
-        """Whether the classes of the test images differ by more than a tenth in size."""
-        counts = self.dataset["test_class_counts"]
-        return bool(max(counts) > 1.1 * min(counts))
+        return frame.merge(where(self.tables.runs, status="ok")[KEY], on=KEY)
 
     @property
     def baseline(self) -> float:
@@ -139,38 +73,35 @@ class Comparison:
             return 100 / np.count_nonzero(counts)
         return 100 * float(counts.max()) / float(counts.sum())
 
-    @property
-    def drawn(self) -> tuple[str, ...]:
-        """The strategies that figures know by their looks: the final ones, then those that are only swept."""
-        return tuple(dict.fromkeys((*self.names, *self.tables.sweep["strategy"])))
-
     def of(self, per_class: int, strategy: str) -> dict[str, Any]:
         """The row of one strategy at one size."""
-        mine = self.strategies[(self.strategies["per_class"] == per_class) & (self.strategies["strategy"] == strategy)]
-        return dict(mine.iloc[0].items())  # type: ignore[arg-type]
+        return dict(where(self.strategies, per_class=per_class, strategy=strategy).iloc[0].items())  # type: ignore[arg-type]
 
     def ran(self, per_class: int) -> list[str]:
         """The strategies that have runs at this size, highest judged mean first."""
-        mine = self.strategies[self.strategies["per_class"] == per_class]
-        return [str(name) for name in mine.sort_values("judged", ascending=False, kind="stable")["strategy"]]
+        mine = where(self.strategies, per_class=per_class).sort_values("judged", ascending=False, kind="stable")
+        return mine["strategy"].tolist()
 
     def gain(self, per_class: int, strategy: str, other: str) -> dict[str, Any]:
         """The pair of two strategies of one size, turned so that a positive difference means: better than the other.
 
         Without the wins: a tie is a win for neither, so they cannot be turned. Empty where one has no runs.
         """
-        pairs = self.pairs[self.pairs["per_class"] == per_class]
-        as_is = pairs[(pairs["a"] == other) & (pairs["b"] == strategy)].to_dict("records")
-        if as_is:
-            return {str(key): value for key, value in as_is[0].items() if key != "wins"}
-        turned = pairs[(pairs["a"] == strategy) & (pairs["b"] == other)].to_dict("records")
-        if not turned:
-            return {}
-        row = {str(key): value for key, value in turned[0].items() if key != "wins"}
-        row |= {"a": other, "b": strategy, "difference": -row["difference"], "d_z": -row["d_z"]}
-        for low, high in (("low", "high"), ("low_new_images", "high_new_images")):
-            row[low], row[high] = -row[high], -row[low]
-        return row
+        for a, b in ((other, strategy), (strategy, other)):
+            for pair in where(self.pairs, per_class=per_class, a=a, b=b).drop(columns="wins").to_dict("records"):
+                row = {str(key): value for key, value in pair.items()} | {"a": other, "b": strategy}
+                if a == strategy:
+                    row |= {"difference": -row["difference"], "d_z": -row["d_z"]}
+                    for low, high in (("low", "high"), ("low_new_images", "high_new_images")):
+                        row[low], row[high] = -row[high], -row[low]
+                return row
+        return {}
+
+    def gains(self, pairs: Iterable[tuple[int, str, str]]) -> pd.DataFrame:
+        """The gains of strategies on others (size, strategy, other) that were tested, a row each."""
+        found = [{**gain, "strategy": pair[1]} for pair in pairs if (gain := self.gain(*pair))]
+        columns = ["per_class", "strategy", "k", "difference", "low", "high", "low_new_images", "high_new_images"]
+        return pd.DataFrame(found, columns=[*columns, "p_holm"]).dropna(subset="difference")
 
     def advised(self, per_class: int) -> tuple[str, ...]:
         """The strategies advised at this size, highest judged mean first."""
@@ -178,23 +109,21 @@ class Comparison:
 
     def beside(self, per_class: int, strategy: str, ours: pd.DataFrame) -> Paired | None:
         """Runs of an ablation or a sweep minus a final strategy of their size, in points; None: no test."""
-        runs = self.tables.runs
-        theirs = runs[(runs["strategy"] == strategy) & (runs["per_class"] == per_class)]
+        theirs = where(self.tables.runs, strategy=strategy, per_class=per_class)
         return by_seed(theirs, ours, self.tables.correlation(per_class))[1]
 
-    def best_above(self, per_class: int, candidates: Mapping[str, pd.DataFrame]) -> Above | None:
+    def best_above(self, per_class: int, candidates: Mapping[str, pd.DataFrame]) -> tuple[str, Paired] | None:
         """Of runs at this size, by what they are called, those with the largest gain on the best strategy advised.
 
         A gain counts from 5 seeds on, where its 95% interval lies above zero; it is corrected for nothing.
         """
-        found = []
-        for against in self.advised(per_class)[:1]:
-            for name, ours in candidates.items():
-                gain = self.beside(per_class, against, ours)
-                if gain is not None and gain.k >= DECIDED_FROM and gain.low > 0:
-                    judged = float(points(ours["judged"]).mean())
-                    found.append(Above(name, against, gain.k, judged, gain.difference, gain.low, gain.high))
-        return max(found, key=lambda above: above.difference, default=None)
+        found = [
+            (name, gain)
+            for against in self.advised(per_class)[:1]
+            for name, ours in candidates.items()
+            if (gain := self.beside(per_class, against, ours)) and gain.k >= DECIDED_FROM and gain.low > 0
+        ]
+        return max(found, key=lambda above: above[1].difference, default=None)
 
     def judged_on(self, per_class: int) -> int | None:
         """How many images in all judged each rate of this size in tuning; None where this study tuned none."""
@@ -206,22 +135,35 @@ def compare(tables: Tables) -> Comparison:
     """The comparison of one study. Raises TablesError where no final cell has a run."""
     if tables.runs.empty:
         raise TablesError(f"study {tables.study} has no final run yet, and a report needs one: run `dvc repro`")
-    strategies, pairs = _strategies(tables), all_pairs(tables)
-    sizes = sorted((int(size) for size in strategies["per_class"].unique()), key=lambda size: (size == ALL, size))
+    strategies, pairs, default = _strategies(tables), all_pairs(tables), tables.default_strategies
+    sizes = in_order(strategies["per_class"])
+    names = tuple(strategy_order(strategies["strategy"].unique().tolist()))
+    candidates = [name for name in names if name in default]
     ledger = load_claims()
     verdicts = {row["id"]: row for row in judge(ledger, tables)}
     mine = tuple(claim for claim in ledger if claim.study == tables.study and not tables.first_edition)
+    counts = tables.provenance["dataset"]["test_class_counts"]
     return Comparison(
         tables=tables,
         strategies=strategies,
         pairs=pairs,
         unbeaten=tuple(
-            unbeaten(strategies, pairs, size, tables.default_strategies, frozenset(one_class(tables, size)))
-            for size in sizes
+            unbeaten(strategies, pairs, size, default, frozenset(one_class(tables, size))) for size in sizes
         ),
         claims=mine,
         verdicts=tuple(verdicts[claim.id] for claim in mine),
-        names=tuple(strategy_order(strategies["strategy"].unique().tolist())),
+        names=names,
+        candidates=candidates if len(candidates) > 1 else list(names),
+        drawn=tuple(dict.fromkeys((*names, *tables.sweep["strategy"]))),
+        study=tables.study,
+        sizes=sizes,
+        parameters=tables.provenance["parameters"],
+        dataset=tables.provenance["dataset"],
+        metric=METRICS[tables.judge_by],
+        other_metric="accuracy" if tables.judge_by == "balanced_accuracy" else "balanced_accuracy",
+        draws=ALL not in sizes,
+        over="runs on the same training images" if ALL in sizes else "draws of the training images",
+        uneven=max(counts) > 1.1 * min(counts),
     )
 
 
@@ -231,19 +173,19 @@ def _strategies(tables: Tables) -> pd.DataFrame:
     for per_class, sized in tables.runs.groupby("per_class"):
         correlation = tables.correlation(int(str(per_class)))
         for name in strategy_order(sized["strategy"].unique().tolist()):
-            mine = sized[sized["strategy"] == name]
+            mine = where(sized, strategy=name)
             row: dict[str, Any] = {"per_class": per_class, "strategy": name, "k": len(mine)}
             for column in ("judged", "test_accuracy", "balanced_accuracy"):
                 mean, low, high, _ = interval(points(mine[column]), correlation)
                 # A t interval knows no limits; an accuracy does.
                 row |= {column: mean, f"{column}_low": np.maximum(low, 0.0), f"{column}_high": np.minimum(high, 100.0)}
-            row["train_accuracy"] = interval(points(mine["train_accuracy"]))[0]
-            row["val_accuracy"] = interval(points(mine["val_accuracy"]))[0]
-            row["gap"] = interval(points(mine["train_accuracy"] - mine["test_accuracy"]))[0]
+            for column in ("train_accuracy", "val_accuracy"):
+                row[column] = interval(points(mine[column])).mean
+            row["gap"] = interval(points(mine["train_accuracy"] - mine["test_accuracy"])).mean
             row["log_loss"], row["ece"] = float(mine["log_loss"].mean()), float(mine["ece"].mean() * 100)
             row["seconds"] = float(mine["seconds"].median())  # other work on the machine lengthens some
-            row["trainable_parameters"] = int(mine["trainable_parameters"].max())
-            row["total_parameters"] = int(mine["total_parameters"].max())
-            row["diverged"] = int((mine["status"] == "diverged").sum())
+            for column in ("trainable_parameters", "total_parameters"):
+                row[column] = int(mine[column].max())
+            row["diverged"] = len(where(mine, status="diverged"))
             rows.append(row)
     return pd.DataFrame(rows)

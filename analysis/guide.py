@@ -15,7 +15,7 @@ from analysis.markdown import NONE, Section, Table, code, counted, listed, numbe
 from analysis.paired import BATCH_NORM_TRAIN, by_seed, strategy_order
 from analysis.report import write_pictures
 from analysis.situations import SETTINGS, Situation, advice, batch_norm, grid, published, situations
-from analysis.tables import ALL, TablesError
+from analysis.tables import ALL, TablesError, where
 
 REPORTS = Path("reports")
 CHAPTER = "chapter 9, "
@@ -85,25 +85,20 @@ def questions(studies: Sequence[Comparison]) -> list[str]:
     costs = sorted(mistakes(costly).items(), key=lambda item: item[1])
     if costs:
         one = Situation(costly, costly.unbeaten[-1])
-        listed_costs = "; ".join(f"{what} {signed(cost)}" for what, cost in costs)
-        answers.append(
-            f"A fine-tuned model worse than scratch: check first what cost most in {one.link(one.name)} (points): "
-            f"{listed_costs}."
-        )
+        most = "; ".join(f"{what} {signed(cost)}" for what, cost in costs)
+        first = f"check first what cost most in {one.link(one.name)} (points)"
+        answers.append(f"A fine-tuned model worse than scratch: {first}: {most}.")
     return answers
 
 
 def mistakes(study: Comparison) -> dict[str, float]:
     """What each mistake is shown to cost fine-tuning at the largest size, in points, paired by seed."""
     size, tables = study.sizes[-1], study.tables
-    mine = tables.runs[(tables.runs["per_class"] == size) & (tables.runs["strategy"] == "fine_tune")]
-    swept = tables.sweep[(tables.sweep["per_class"] == size) & (tables.sweep["strategy"] == "fine_tune")]
-    others = pd.concat([tables.runs, tables.ablations])
-    wrong = {
-        words: others[(others["per_class"] == size) & (others["strategy"] == name)] for name, words in MISTAKES.items()
-    }
+    mine, swept = (where(table, per_class=size, strategy="fine_tune") for table in (tables.runs, tables.sweep))
+    others = where(pd.concat([tables.runs, tables.ablations]), per_class=size)
     highest = swept["lr_scale"].max()
-    wrong[f"rates ×{highest:g}"] = swept[swept["lr_scale"] == highest]
+    wrong = {words: where(others, strategy=name) for name, words in MISTAKES.items()}
+    wrong[f"rates ×{highest:g}"] = where(swept, lr_scale=highest)
     found = {words: by_seed(mine, runs, tables.correlation(size))[1] for words, runs in wrong.items()}
     return {words: pair.difference for words, pair in found.items() if pair is not None and pair.high < 0}
 
@@ -123,11 +118,8 @@ def not_covered(studies: Sequence[Comparison]) -> str:
     settings = [study.parameters["study"] for study in studies]
     most = max(study.images(size) for study in studies for size in study.sizes)
     seen = {key: sorted({one[key] for one in settings}) for key in SETTINGS}
-    absent = [
-        f"{Situation(study, study.unbeaten[0]).link(study.study)} ({number(len(study.tables.missing_cells), 0)} runs)"
-        for study in studies
-        if len(study.tables.missing_cells)
-    ]
+    lacking = [(study.study, len(study.tables.missing_cells)) for study in studies]
+    absent = [f"[{name}]({name}/report.md) ({number(count, 0)} runs)" for name, count in lacking if count]
     return (
         f"More than {number(most, 0)} training images; backbones other than {code(seen['backbone'])}; "
         f"images of other sizes than {listed([f'{pixels} px' for pixels in seen['resolution']])}; more than "
@@ -139,18 +131,11 @@ def not_covered(studies: Sequence[Comparison]) -> str:
 def sections(studies: Sequence[Comparison]) -> list[Section]:
     """The whole guide."""
     table, picture = grid(studies)
-    found = [
-        Section(
-            "",
-            (
-                picture,
-                table,
-                f"Use: the highest judged mean of what nothing beats; as good: the rest, fastest first. Gain: points "
-                f"over `{REFERENCE}`. ±: 95% interval over seeds. Accuracy is balanced where "
-                "test classes are uneven.",
-            ),
-        )
-    ]
+    words = (
+        f"Use: the highest judged mean of what nothing beats; as good: the rest, fastest first. Gain: points "
+        f"over `{REFERENCE}`. ±: 95% interval over seeds. Accuracy is balanced where test classes are uneven."
+    )
+    found = [Section("", (picture, table, words))]
     gains, rules, answered = batch_norm(studies), textbook(studies), questions(studies)
     if gains:
         found.append(Section("BatchNorm: frozen or updated?", (gains,)))

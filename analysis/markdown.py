@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis.tables import ALL
+from analysis.tables import ALL, size_name
 
 NONE = "–"
 _MARKUP = re.compile(r"([\\`*_{}\[\]<>|$~#&])")
@@ -51,7 +51,8 @@ class Section:
 def page(title: str, sections: Sequence[Section], contents: bool = False) -> str:
     """A whole page; `contents`: with a list of its sections at the top."""
     titles = [section.title for section in sections if section.title]
-    linked = "\n".join(f"- [{name}](#{_anchor(name)})" for name in titles)
+    anchors = [re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles]  # as GitHub makes them
+    linked = "\n".join(f"- [{name}](#{anchor})" for name, anchor in zip(titles, anchors, strict=True))
     parts = [f"# {title}", *([linked] if contents else [])]
     for section in sections:
         parts += [f"## {section.title}"] if section.title else []
@@ -59,16 +60,19 @@ def page(title: str, sections: Sequence[Section], contents: bool = False) -> str
     return "\n\n".join(parts) + "\n"
 
 
-def _anchor(title: str) -> str:
-    """What GitHub makes of a heading."""
-    return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
+def by_size(rows: pd.DataFrame, write: Callable[[pd.DataFrame], Table]) -> Iterator[str | Table]:
+    """A table a size, under its name."""
+    for size, mine in rows.groupby("per_class", sort=False):
+        yield f"**{size_name(int(str(size)))}**"
+        yield write(mine)
 
 
 def block(part: str | Table | Picture) -> str:
     """One part of a section as Markdown."""
     if isinstance(part, Table):
         rules = ["---:" if i in part.numbers else "---" for i in range(len(part.header))]
-        rows = [[_held(cell) if i in part.numbers else cell for i, cell in enumerate(row)] for row in part.rows]
+        # No line breaks a number from its interval.
+        rows = [[c.replace(" ", "\u00a0") if i in part.numbers else c for i, c in enumerate(row)] for row in part.rows]
         return "\n".join(f"| {' | '.join(row)} |" for row in (part.header, rules, *rows))
     if isinstance(part, Picture):
         files = f"([SVG](figures/{part.name}.svg), [data](figures/{part.name}.csv))"
@@ -76,23 +80,13 @@ def block(part: str | Table | Picture) -> str:
     return part
 
 
-def _held(cell: str) -> str:
-    """A number with its interval, which no line breaks."""
-    return cell.replace(" ", "\N{NO-BREAK SPACE}")
-
-
 def plain(table: Table) -> str:
     """A table in columns for a terminal."""
     rows = [[re.sub(r"[`*\\]", "", cell) for cell in row] for row in (table.header, *table.rows)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join(
-            cell.rjust(width) if i in table.numbers else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
-    return "\n".join(lines)
+    places = [str.rjust if i in table.numbers else str.ljust for i in range(len(widths))]
+    lines = (zip(places, row, widths, strict=True) for row in rows)
+    return "\n".join("  ".join(place(cell, width) for place, cell, width in line).rstrip() for line in lines)
 
 
 def shown(name: object) -> str:
@@ -145,10 +139,15 @@ def size_text(per_class: int) -> str:
     return "all" if per_class == ALL else number(per_class, 0)
 
 
+def short(value: float) -> str:
+    """A number as a whole one; with two digits below 10."""
+    return f"{value:.2g}" if value < 10 else f"{value:.0f}"
+
+
 def seconds(value: float) -> str:
     """A duration in the unit that suits it."""
     if value < 99.5:
-        return f"{value:.2g} s" if value < 10 else f"{value:.0f} s"
+        return f"{short(value)} s"
     if value < 5400:
         return f"{value / 60:.1f} min" if value < 600 else f"{value / 60:.0f} min"
     return f"{value / 3600:.1f} h"
@@ -156,8 +155,7 @@ def seconds(value: float) -> str:
 
 def share(part: float, whole: float) -> str:
     """A share in percent, with the digits that small ones need."""
-    value = 100 * part / whole
-    return f"{value:.2g}%" if value < 10 else f"{value:.0f}%"
+    return f"{short(100 * part / whole)}%"
 
 
 def p_value(p: float) -> str:

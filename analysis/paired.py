@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from itertools import combinations
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from analysis.power import MOST_OVERLAP
-from analysis.statistics import Paired, crossed_interval, holm, mean_interval, paired_difference
+from analysis.statistics import Floats, Interval, Paired, crossed_interval, holm, mean_interval, paired_difference
 from analysis.tables import ALL, Tables
 
 DEFAULT_ORDER = (
@@ -23,8 +23,6 @@ COMPARISON_COLUMNS = [
     *("study", "per_class", "a", "b", "family", "metric", "k", "overlap", "factor", "difference", "low", "high", "p"),
     *("low_new_images", "high_new_images", "p_holm", "d_z", "wins", "smallest_detectable"),
 ]
-Family = Literal["pairs", "batch_norm", "none"]
-Floats = npt.NDArray[np.float64]
 
 
 def strategy_order(names: Sequence[str]) -> list[str]:
@@ -33,14 +31,10 @@ def strategy_order(names: Sequence[str]) -> list[str]:
     return known + sorted(set(names) - set(known))
 
 
-def interval(values: Sequence[float] | Floats, correlation: float = 0.0) -> tuple[float, float, float, int]:
-    """Mean, low, high and n of the values that are there; no interval below two values or without any spread.
-
-    correlation: of the seeds, as `Tables.correlation` has it.
-    """
+def interval(values: Sequence[float] | Floats, correlation: float = 0.0) -> Interval:
+    """Mean and interval of the values that are there, as `mean_interval`; correlation: as `Tables.correlation`."""
     present = np.asarray(values, dtype=np.float64)
-    found = mean_interval(present[np.isfinite(present)], correlation)
-    return found.mean, found.low, found.high, found.n
+    return mean_interval(present[np.isfinite(present)], correlation)
 
 
 def ends(correlation: float) -> Callable[[pd.Series[float]], tuple[float, float]]:
@@ -77,11 +71,10 @@ def points(column: pd.Series[float]) -> Floats:
     return np.asarray(column, dtype=np.float64) * 100
 
 
-def adjust(family: Sequence[dict[str, Any]]) -> None:
-    """Write p_holm beside p in every row of a family of tests."""
-    if family:
-        for row, adjusted in zip(family, holm([row["p"] for row in family]), strict=True):
-            row["p_holm"] = float(adjusted)
+def adjusted(tests: pd.DataFrame, families: Sequence[str]) -> pd.Series[float]:
+    """Holm's p of every test that was made, over those alike in the columns `families`; NaN for the others."""
+    made = tests.dropna(subset="p")
+    return made.groupby(list(families))["p"].transform(holm).reindex(tests.index)
 
 
 def all_pairs(tables: Tables) -> pd.DataFrame:
@@ -90,38 +83,29 @@ def all_pairs(tables: Tables) -> pd.DataFrame:
     `family` says which tests of a size a pair is corrected with (Holm); `none` stands unadjusted. The numbers of a pair
     are NaN where it has no test (`no_test`).
     """
-    rows = []
+    rows: list[dict[str, Any]] = []
     classes = tables.predictions.labels if tables.judge_by == "balanced_accuracy" else None
     for per_class, sized in tables.runs.groupby("per_class"):
         size = int(str(per_class))
         correlation = tables.correlation(size)
         by_name = {str(name): mine.set_index("seed").sort_index() for name, mine in sized.groupby("strategy")}
         default = tables.default_strategies & set(by_name)
-        default = default if len(default) > 1 else frozenset(by_name)  # the candidates of `_unbeaten`
-        families: dict[Family, list[dict[str, Any]]] = {"pairs": [], "batch_norm": [], "none": []}
+        default = default if len(default) > 1 else frozenset(by_name)  # the candidates of `unbeaten`
         for a, b in combinations(strategy_order(list(by_name)), 2):
             seeds = by_name[a].index.intersection(by_name[b].index)
             first, second = by_name[a].loc[seeds], by_name[b].loc[seeds]
-            family = _family(a, b, default)
+            twins = b == a + BATCH_NORM_TRAIN or a == b + BATCH_NORM_TRAIN
+            family = "pairs" if {a, b} <= default else "batch_norm" if twins else "none"
             row: dict[str, Any] = {"study": tables.study, "per_class": size, "a": a, "b": b, "family": family}
             row |= {"metric": tables.judge_by, "k": len(seeds), "overlap": tables.overlap(size)}
             found = difference_of(points(first["judged"]), points(second["judged"]), correlation)
             if found is not None:
                 right = [tables.predictions.correct(side["fingerprint"].tolist()) for side in (first, second)]
                 low, high = crossed_interval(right[0], right[1], classes, correlation)
-                row |= {name: getattr(found, name) for name in ("factor", "difference", "low", "high", "p", "d_z")}
-                row |= {"wins": found.wins, "smallest_detectable": found.smallest_detectable}
+                row |= {name: value for name, value in asdict(found).items() if name in COMPARISON_COLUMNS}
                 row |= {"low_new_images": low * 100, "high_new_images": high * 100}
-                families[family].append(row)
             rows.append(row)
-        adjust(families["pairs"])
-        adjust(families["batch_norm"])
     frame = pd.DataFrame(rows, columns=COMPARISON_COLUMNS)
+    frame["p_holm"] = adjusted(frame[frame["family"] != "none"], ["per_class", "family"])
     numbers = COMPARISON_COLUMNS[COMPARISON_COLUMNS.index("overlap") :]
     return frame.astype({**dict.fromkeys(numbers, "float64"), "wins": "Int64"})
-
-
-def _family(a: str, b: str, default: frozenset[str]) -> Family:
-    if {a, b} <= default:
-        return "pairs"
-    return "batch_norm" if b == a + BATCH_NORM_TRAIN or a == b + BATCH_NORM_TRAIN else "none"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from functools import cache
 
 from scipy import stats
@@ -10,6 +11,8 @@ from scipy.optimize import brentq
 
 ALPHA = 0.05
 POWER = 0.8
+DECIDED_FROM = 5  # seeds; below, every comparison and verdict is open
+CITABLE_FROM = 10  # seeds; below, a study is exploratory
 MOST_SEEDS = 10_000  # a study that would need more is not worth planning
 MOST_OVERLAP = 0.5  # of the images of two draws; above, nothing is tested
 
@@ -33,9 +36,9 @@ def power(k: int, effect_over_sd: float, alpha: float = ALPHA) -> float:
     From scipy.stats.nct (statsmodels' solve_power is wrong at tiny alpha); good to 1e-6 down to alpha = 1e-4.
     Raises ValueError for fewer than 2 seeds.
     """
-    _check_k(k)
-    df = k - 1
-    critical = _critical(df, alpha)
+    if k < 2:
+        raise ValueError(f"{k} seeds; a paired test needs at least 2")
+    df, critical = k - 1, float(stats.t.isf(alpha / 2, k - 1))
     shift = abs(effect_over_sd) * math.sqrt(k)
     found = float(stats.nct.sf(critical, df, shift))
     # The tail on the wrong side: nct.sf with the shift turned round, since nct.cdf is NaN far out. It is below
@@ -44,20 +47,19 @@ def power(k: int, effect_over_sd: float, alpha: float = ALPHA) -> float:
     return min(found + wrong_side, 1.0)
 
 
-def smallest_detectable(k: int, sd: float, alpha: float = ALPHA, power: float = POWER, overlap: float = 0.0) -> float:
-    """The true effect that `k` seeds find with this power, in the unit of `sd`, the SD of the differences seen.
+def smallest_detectable(k: int, sd: float, alpha: float = ALPHA, wanted: float = POWER, overlap: float = 0.0) -> float:
+    """The true effect that `k` seeds find with the wanted power, in the unit of `sd`, the SD of the differences seen.
 
     Raises ValueError for fewer than 2 seeds, an SD that is not above 0 or an overlap above 0.5.
     """
-    _check_k(k)
     _check_sd(sd)
-    return sd * math.sqrt(overlap_factor(k, overlap)) * _detectable(k, alpha, power)
+    return sd * math.sqrt(overlap_factor(k, overlap)) * _detectable(k, alpha, wanted)
 
 
 def seeds_needed(
-    effect: float, sd: float, alpha: float = ALPHA, power: float = POWER, overlap: float = 0.0
+    effect: float, sd: float, alpha: float = ALPHA, wanted: float = POWER, overlap: float = 0.0
 ) -> int | None:
-    """The fewest seeds that find a true effect with this power; None above 10,000, or where none are enough.
+    """The fewest seeds that find a true effect with the wanted power; None above 10,000, or where none are enough.
 
     effect and sd (of the differences seen) in one unit. Where draws overlap, every seed more says less that is new:
     even endless ones leave the mean an SD of sd sqrt(overlap / (1 - overlap)).
@@ -69,42 +71,23 @@ def seeds_needed(
     ratio = abs(effect) / sd
 
     def enough(k: int) -> bool:
-        return _power(k, ratio / math.sqrt(overlap_factor(k, overlap)), alpha) >= power
+        return power(k, ratio / math.sqrt(overlap_factor(k, overlap)), alpha) >= wanted
 
     low, high = 1, 2
     while not enough(high):
         if high >= MOST_SEEDS:
             return None
         low, high = high, min(2 * high, MOST_SEEDS)
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if enough(middle) else (middle, high)
-    return high
-
-
-_power = power  # smallest_detectable and seeds_needed take a power by that name
-
-
-def _critical(df: int, alpha: float) -> float:
-    return float(stats.t.isf(alpha / 2, df))
+    return bisect_left(range(high), True, low + 1, key=enough)
 
 
 @cache
-def _detectable(k: int, alpha: float, power: float) -> float:
+def _detectable(k: int, alpha: float, wanted: float) -> float:
     """The effect in SDs of the differences that `k` seeds find with this power."""
     high = 1.0
-    while _power(k, high, alpha) < power:
+    while power(k, high, alpha) < wanted:
         high *= 2
-    return float(brentq(lambda effect: _power(k, effect, alpha) - power, 0.0, high, xtol=1e-10))
-
-
-def counted_seeds(count: int) -> str:
-    return f"{count} seed" if count == 1 else f"{count} seeds"
-
-
-def _check_k(k: int) -> None:
-    if k < 2:
-        raise ValueError(f"{counted_seeds(k)}; a paired test needs at least 2")
+    return float(brentq(lambda effect: power(k, effect, alpha) - wanted, 0.0, high, xtol=1e-10))
 
 
 def _check_sd(sd: float) -> None:

@@ -38,11 +38,9 @@ def report(reports: Path) -> str:
     if not (studies := published(reports)):
         return NOTHING
     study = studies[0].study
-    link = f"[{study}]({(reports / study / 'report.md').as_posix()})"
-    figure = (reports / study / "figures" / "strategies.png").as_posix()
-    return (
-        f"![Every strategy of {study}]({figure})\n\nFrom {link}: shaded is the set that nothing beats; use its highest."
-    )
+    folder = (reports / study).as_posix()
+    figure = f"![Every strategy of {study}]({folder}/figures/strategies.png)"
+    return f"{figure}\n\nFrom [{study}]({folder}/report.md): shaded is the set that nothing beats; use its highest."
 
 
 def benchmarks(reports: Path) -> str:
@@ -51,15 +49,9 @@ def benchmarks(reports: Path) -> str:
     measured = json.loads(path.read_text(encoding="utf-8"))
     rows = []
     for workload in WORKLOADS:
-        seconds = {
-            name: [
-                row["work_seconds"]
-                for row in measured["results"]
-                if (row["workload"], row["contender"]) == (workload, name)
-            ]
-            for name in CONTENDERS
-        }
-        rows.append((workload, *(f"{statistics.median(found):.0f} s" if found else NONE for found in seconds.values())))
+        mine = [row for row in measured["results"] if row["workload"] == workload]
+        seconds = ([row["work_seconds"] for row in mine if row["contender"] == name] for name in CONTENDERS)
+        rows.append((workload, *(f"{statistics.median(found):.0f} s" if found else NONE for found in seconds)))
     table = Table(("Work", "Thaw", *CONTENDERS[1:]), tuple(rows), frozenset(range(1, 5)))
     machine = f"{measured['machine']['cpu']}, {measured['machine']['cores']} cores"
     more = f"[the benchmarks]({(path.parent / 'report.md').as_posix()})"

@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 from scipy import stats
 
@@ -33,11 +32,10 @@ from analysis import markdown
 from analysis.checks import SAME_EVERYWHERE, TESTED_ROLES
 from analysis.markdown import Section, Table
 from analysis.power import POWER, seeds_needed
-from analysis.statistics import CONFIDENCE, mean_interval
+from analysis.statistics import CONFIDENCE, Floats, mean_interval
 from analysis.tables import COLUMNS, METRICS, Tables, TablesError, load
 
 Verdict = Literal["equivalent", "better", "worse", "not enough runs"]
-Floats = npt.NDArray[np.float64]
 FRACTION = 0.5  # of the SD over seeds
 ROUNDING_SD = 1 / math.sqrt(6)  # of a difference of two whole numbers of images, from rounding alone
 SLOWER = 1.3  # times the median seconds, as BENCH_LIMIT has it
@@ -75,6 +73,10 @@ class Change(NamedTuple):
         """As the page has it: what is no final run at its usual rate says so."""
         scale = f" x{self.lr_scale:g}" if self.role == "sweep" and self.strategy != EVERY else ""
         return self.strategy + scale + (f" ({self.role})" if self.role != "final" else "")
+
+    @property
+    def place(self) -> str:
+        return f"`{self.name}` at {markdown.size_text(self.per_class)}"
 
 
 def changes(base: pd.DataFrame, head: pd.DataFrame, image: float) -> list[Change]:
@@ -131,7 +133,7 @@ def more_seeds(change: Change) -> float:
         return math.nan
     # Inside, an interval has two ends to clear, so it may miss each half as often.
     power = (1 + POWER) / 2 if abs(found.difference) < change.margin else POWER
-    needed = seeds_needed(change.margin - abs(found.difference), found.sd, power=power)
+    needed = seeds_needed(change.margin - abs(found.difference), found.sd, wanted=power)
     return math.inf if needed is None else max(needed - change.k, 1)
 
 
@@ -187,30 +189,25 @@ def summary(base: Tables, head: Tables, names: Sequence[str], timed: Mapping[str
     """The page for a pull request, and whether anything is worse."""
     found, same_machine = compare(base, head), one_machine(base, head)
     slow = [c for c in found if c.slower and same_machine]
-    bad = [
-        f"`{c.name}` at {markdown.size_text(c.per_class)} ({markdown.signed(c.found.difference)} points)"
-        for c in found
-        if c.found.verdict == "worse"
-    ]
-    bad += [f"`{c.name}` at {markdown.size_text(c.per_class)} (seconds × {c.ratio:.2f})" for c in slow]
+    lost = [c for c in found if c.found.verdict == "worse"]
+    bad = [f"{c.place} ({markdown.signed(c.found.difference)} points)" for c in lost]
+    bad += [f"{c.place} (seconds × {c.ratio:.2f})" for c in slow]
     bad += [f"`{name}` (seconds × {ratio:.2f})" for name, ratio in timed.items() if ratio > SLOWER]
     margins = {(c.role, c.per_class): f"±{c.margin:.2f} ({c.role}, {markdown.size_text(c.per_class)})" for c in found}
-    rows = tuple(
-        (
-            *(f"`{c.name}`", markdown.size_text(c.per_class), str(c.k)),
-            markdown.with_interval(*c.found[:3], lambda points: markdown.signed(points, 2)),
-            *(_verdict(c), f"{c.ratio:.2f}{' slower' * (c in slow)}"),
-        )
-        for c in found
-    )
+    rows = []
+    for c in found:
+        difference = markdown.with_interval(*c.found[:3], lambda points: markdown.signed(points, 2))
+        verdict, seconds = _verdict(c), f"{c.ratio:.2f}{' slower' * (c in slow)}"
+        rows.append((f"`{c.name}`", markdown.size_text(c.per_class), str(c.k), difference, verdict, seconds))
     parts: list[str | Table] = [
         f"**Worse: {markdown.listed(bad)}.**" if bad else "**Nothing is worse.**",
         f"{markdown.sentence(METRICS[head.judge_by])} in points and seconds as a ratio, {names[1]} against {names[0]} "
         "on the same draws. The margin is half the SD over seeds, at least an image: "
         f"{markdown.listed(list(margins.values()))}.",
-        Table(("runs", "images", "seeds", "difference", "verdict", "seconds"), rows, frozenset({1, 2, 3, 5})),
-        *(["\n".join(f"- {note}" for note in notes)] if (notes := list(_notes(base, head))) else []),
+        Table(("runs", "images", "seeds", "difference", "verdict", "seconds"), tuple(rows), frozenset({1, 2, 3, 5})),
     ]
+    notes = "\n".join(f"- {note}" for note in _notes(base, head))
+    parts += [notes] if notes else []
     if timed:
         lines = tuple((f"`{name}`", f"{ratio:.2f}") for name, ratio in timed.items())
         parts.append(Table(("benchmark", "seconds"), lines, frozenset({1})))
@@ -236,9 +233,8 @@ def _notes(base: Tables, head: Tables) -> Iterator[str]:
     if lost[0] != lost[1]:
         yield f"diverged runs: {lost[0]} → {lost[1]}"
     for field in SAME_EVERYWHERE:
-        old, new = (
-            {str(e.get(field, ""))[:12] for e in tables.provenance["environments"]} - {""} for tables in (base, head)
-        )
+        both = (tables.provenance["environments"] for tables in (base, head))
+        old, new = ({str(e.get(field, ""))[:12] for e in environments} - {""} for environments in both)
         if old != new:
             yield f"{field}: {', '.join(sorted(old))} → {', '.join(sorted(new))}"
     if not one_machine(base, head):

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from math import isnan
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -38,7 +39,7 @@ from analysis.sections import (
     sweep,
     trust,
 )
-from analysis.tables import ALL, TablesError, load
+from analysis.tables import TablesError, load
 
 Question = Callable[[Comparison], Section | None]
 REPORT: tuple[Question, ...] = (
@@ -52,22 +53,17 @@ DETAILS: tuple[Question, ...] = (
 )
 
 
-def sections(study: Comparison, questions: Sequence[Question]) -> list[Section]:
-    """The sections that this study has something for."""
-    return [section for question in questions if (section := question(study)) is not None]
-
-
 def write(folder: Path) -> None:
     """Read the tables in `folder` and write both pages, figures and numbers beside them."""
     study = compare(load(folder))
-    pages = {"report.md": sections(study, REPORT), "details.md": sections(study, DETAILS)}
+    questions = {"report.md": REPORT, "details.md": DETAILS}
+    pages = {name: [found for ask in asked if (found := ask(study))] for name, asked in questions.items()}
     write_csv(study.pairs, folder / "comparisons.csv")
     _write_json(list(study.verdicts), folder / "claims.json")
-    kept = set()
-    for name, values in metrics(study).items():
-        kept.add(folder / "metrics" / f"{name}.json")
-        _write_json(values, folder / "metrics" / f"{name}.json")
-    kept |= write_pictures([part for page in pages.values() for part in page], folder / "figures")
+    files = {folder / "metrics" / f"{name}.json": values for name, values in metrics(study).items()}
+    for path, values in files.items():
+        _write_json(values, path)
+    kept = {*files} | write_pictures([part for page in pages.values() for part in page], folder / "figures")
     for old in sorted([*(folder / "figures").iterdir(), *(folder / "metrics").iterdir()]):
         if old.suffix in {".png", ".svg", ".csv", ".json"} and old not in kept:
             old.unlink()
@@ -105,28 +101,21 @@ def metrics(study: Comparison) -> dict[str, dict[str, float]]:
     """By strategy, the judged accuracy (percent) of each size: what `dvc metrics show` and `diff` put in a row."""
     found: dict[str, dict[str, float]] = {}
     for row in study.strategies.to_dict("records"):
-        size = "all" if row["per_class"] == ALL else str(row["per_class"])
+        size = str(row["per_class"] or "all")
         found.setdefault(str(row["strategy"]), {})[size] = round(float(row["judged"]), 2)
     return found
 
 
-def spoken(study: Comparison) -> str:
-    """The answer as a terminal shows it: the table, and at most three lines of caution."""
-    cautions = [line.replace("**", "").replace("`", "") for line in trust.lines(study)[:3]]
-    return "\n".join([answer.setting(study), "", markdown.plain(answer.table(study)), "", *cautions])
-
-
-def advice(study: Comparison) -> list[dict[str, str | int | float | None]]:
+def advice(study: Comparison) -> list[dict[str, Any]]:
     """What to expect of every strategy at the largest size, and which of them nothing beats, the one to use first."""
     size = study.unbeaten[-1]
-    rows = [study.of(size.per_class, name) for name in dict.fromkeys([*size.advised, *study.ran(size.per_class)])]
     ends = {"judged": "judged", "low": "judged_low", "high": "judged_high"}
-    return [
-        {"strategy": row["strategy"], "per_class": size.per_class, "metric": study.metric}
-        | {"advised": row["strategy"] in size.advised}
-        | {name: None if isnan(row[column]) else row[column] for name, column in ends.items()}
-        for row in rows
-    ]
+    found = []
+    for name in dict.fromkeys([*size.advised, *study.ran(size.per_class)]):
+        row, about = study.of(size.per_class, name), {"per_class": size.per_class, "metric": study.metric}
+        numbers = {name: None if isnan(row[column]) else row[column] for name, column in ends.items()}
+        found.append({"strategy": name, **about, "advised": name in size.advised, **numbers})
+    return found
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -145,7 +134,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             names = f"choose from {', '.join(known)}" if known else "run `dvc repro` first"
             raise TablesError(f"there are no tables of a study {chosen.study!r} in {chosen.reports}; {names}")
         if chosen.answer:
-            print(spoken(compare(load(folder))))
+            study = compare(load(folder))
+            cautions = [line.replace("**", "").replace("`", "") for line in trust.lines(study)[:3]]
+            print(answer.setting(study), markdown.plain(answer.table(study)), "\n".join(cautions), sep="\n\n")
             print(f"Report: {folder / 'report.md'}")
         elif chosen.advice:
             print(json.dumps(advice(compare(load(folder))), allow_nan=False))

@@ -51,7 +51,7 @@ class Situation:
     @property
     def use(self) -> str | None:
         """Of those that nothing beats, the one with the highest judged mean; None where nothing is decided."""
-        return self.size.advised[0] if self.size.advised else None
+        return next(iter(self.size.advised), None)
 
     def gain(self, strategy: str, other: str) -> dict[str, Any]:
         """The pair, where it was tested."""
@@ -64,10 +64,8 @@ def published(reports: Path) -> list[Comparison]:
     folders = sorted(path.parent for path in reports.glob("*/provenance.json"))
     tables = [load(folder) for folder in folders if folder.name not in NOT_PUBLISHED]
     studies = [compare(each) for each in tables if not each.first_edition]
-    order = list(KINDS)
-    return sorted(
-        studies, key=lambda study: order.index(name) if (name := study.dataset["name"]) in order else len(order)
-    )
+    order = {name: place for place, name in enumerate(KINDS)}
+    return sorted(studies, key=lambda study: order.get(study.dataset["name"], len(order)))
 
 
 def situations(studies: Sequence[Comparison]) -> list[Situation]:
@@ -84,10 +82,9 @@ def grid(studies: Sequence[Comparison], at: str = "") -> tuple[Table, Picture]:
     rows = []
     for one in situations(studies):
         mine = one.study.parameters["study"]
-        kind = KINDS.get(one.study.dataset["name"], NONE)
         other = [f"{mine[key]}{unit}" for key, unit in SETTINGS.items() if mine[key] != common[key]]
-        head = (one.link(one.study.study, at), "; ".join([kind, *other]), size_text(one.size.per_class))
-        rows.append((*head, *advice(one)))
+        images = "; ".join([KINDS.get(one.study.dataset["name"], NONE), *other])
+        rows.append((one.link(one.study.study, at), images, size_text(one.size.per_class), *advice(one)))
     header = ("Study", "Images", "A class", "Use", "Accuracy, %", "Gain", "A run", "As good")
     return Table(header, tuple(rows), frozenset({2, 4, 5, 6})), _heat_map(studies)
 
@@ -119,10 +116,8 @@ def _heat_map(studies: Sequence[Comparison]) -> Picture:
         for name in (name for name in DEFAULT_ORDER if name in candidates):
             gain = {"difference": 0.0} if name == REFERENCE else one.gain(name, REFERENCE)
             if gain and REFERENCE in candidates:
-                judged = one.study.of(one.size.per_class, name)["judged"]
-                keys = {"study": one.study.study, "per_class": one.size.per_class, "strategy": name}
-                unbeaten = name in one.size.advised
-                rows.append({**keys, "judged": judged, "gain": gain["difference"], "unbeaten": unbeaten})
+                judged, unbeaten = one.study.of(one.size.per_class, name)["judged"], name in one.size.advised
+                rows.append((one.study.study, one.size.per_class, name, judged, gain["difference"], unbeaten))
     data = pd.DataFrame(rows, columns=["study", "per_class", "strategy", "judged", "gain", "unbeaten"])
     return Picture(
         "guide",
@@ -136,28 +131,27 @@ def _heat_map(studies: Sequence[Comparison]) -> Picture:
 
 def _drawn_heat_map(data: pd.DataFrame) -> Figure:
     data = data.assign(row=data["study"] + " · " + data["per_class"].map(size_text))
-    order = list(dict.fromkeys(data["row"]))
-    columns = strategy_order(data["strategy"].unique().tolist())
-    values = data.set_index(["row", "strategy"])["gain"].unstack().reindex(index=order, columns=columns)  # noqa: PD010
+    order, columns = list(dict.fromkeys(data["row"])), strategy_order(data["strategy"].unique().tolist())
+    reference = (data["strategy"] == REFERENCE).to_numpy()
+    data["text"] = np.where(reference, data["judged"].map(number), data["gain"].map(signed))
+    values, texts, bold = (
+        data.pivot_table(index="row", columns="strategy", values=name, aggfunc="first").reindex(order, columns=columns)
+        for name in ("gain", "text", "unbeaten")
+    )
     drawing = style.figure(1.5 + 0.24 * len(order))
     panel = drawing.subplots()
-    sns.heatmap(
-        values, ax=panel, cmap="RdBu", center=0, vmin=-MOST_GAIN, vmax=MOST_GAIN, linewidths=1.5, annot=True, fmt=".1f",
-        annot_kws={"fontsize": 8},
-        cbar_kws={"label": "points", "extend": "both", "shrink": 0.8, "pad": 0.02, "aspect": 30},
-    )  # fmt: skip
-    cells = data.set_index(["row", "strategy"])
+    bar = {"label": "points", "extend": "both", "shrink": 0.8, "pad": 0.02, "aspect": 30}
+    looks = {"cmap": "RdBu", "center": 0, "vmin": -MOST_GAIN, "vmax": MOST_GAIN, "linewidths": 1.5}
+    labels = [style.drawn(name) + ", %" * (name == REFERENCE) for name in columns]
+    style.heat_map(panel, values, texts, labels, 30, **looks, cbar=True, cbar_kws=bar, annot_kws={"fontsize": 8})
     for text in panel.texts:
         x, y = (int(place) for place in text.get_position())
-        cell = cells.loc[(order[y], columns[x])]
-        text.set_text(number(cell["judged"]) if columns[x] == REFERENCE else signed(cell["gain"]))
-        if cell["unbeaten"]:
+        if bold.iloc[y, x]:
             text.set_fontweight("bold")
             panel.add_patch(Rectangle((x, y), 1, 1, fill=False, edgecolor=style.INK, linewidth=1.2, clip_on=False))
-    labels = [style.drawn(name) + ", %" * (name == REFERENCE) for name in columns]
-    panel.set(xlabel="", ylabel="", facecolor="#F4F4F4")
-    panel.set_xticks(panel.get_xticks(), labels, rotation=30, ha="right", rotation_mode="anchor")
-    panel.set_yticks(panel.get_yticks(), [style.drawn(name) for name in order], rotation=0)
+    panel.set_facecolor("#F4F4F4")
+    for label in panel.get_xticklabels():
+        label.set_rotation_mode("anchor")
     panel.grid(visible=False)
     return drawing
 
@@ -167,14 +161,12 @@ def batch_norm(studies: Sequence[Comparison]) -> Picture | None:
     rows = []
     for one in situations(studies):
         for name in strategy_order(one.study.ran(one.size.per_class)):
-            gain = one.gain(name, name + BATCH_NORM_TRAIN)
-            if gain:
-                keys = {"study": one.study.study, "per_class": one.size.per_class, "strategy": name}
-                ends = {"low": gain["low"], "high": gain["high"]}
-                rows.append({**keys, "k": gain["k"], "gain": gain["difference"], **ends})
+            if gain := one.gain(name, name + BATCH_NORM_TRAIN):
+                numbers = (gain["k"], gain["difference"], gain["low"], gain["high"])
+                rows.append((one.study.study, one.size.per_class, name, *numbers))
     if not rows:
         return None
-    data = pd.DataFrame(rows)
+    data = pd.DataFrame(rows, columns=["study", "per_class", "strategy", "k", "gain", "low", "high"])
     return Picture(
         "guide_batch_norm",
         "What frozen BatchNorm gains on updated BatchNorm, by study, images a class and strategy",
@@ -193,13 +185,10 @@ def _drawn_gains(data: pd.DataFrame) -> Figure:
     panel = drawing.subplots()
     panel.axvline(0, color=style.INK, linewidth=0.9, zorder=1)
     palette = style.colours(names)
-    panel.hlines(
-        data["y"], data["low"], data["high"], colors=[palette[name] for name in data["strategy"]], linewidth=1.6
-    )
-    sns.scatterplot(
-        data, x="gain", y="y", hue="strategy", style="strategy", palette=palette, markers=style.markers(names),
-        hue_order=names, style_order=names, s=36, ax=panel, zorder=3,
-    )  # fmt: skip
+    colours = [palette[name] for name in data["strategy"]]
+    panel.hlines(data["y"], data["low"], data["high"], colors=colours, linewidth=1.6)
+    looks = {"hue": "strategy", "hue_order": names, "palette": palette, "style": "strategy", "style_order": names}
+    sns.scatterplot(data, x="gain", y="y", markers=style.markers(names), s=36, ax=panel, zorder=3, **looks)
     sns.move_legend(panel, "lower left", bbox_to_anchor=(0, 1), ncols=4, title="", columnspacing=1)
     middle = data.groupby("row", sort=False)["y"].mean()
     panel.set_yticks(middle, [style.drawn(name) for name in middle.index])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +13,7 @@ from scipy import special, stats
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.weightstats import ttost_paired
 
-from analysis.power import MOST_OVERLAP, counted_seeds, overlap_factor, smallest_detectable
+from analysis.power import MOST_OVERLAP, overlap_factor, smallest_detectable
 
 Floats = npt.NDArray[np.float64]
 
@@ -22,8 +23,7 @@ FEW_SEEDS = 5  # below, the spread over images is not estimated well enough to a
 ROUNDING = 1e-10
 
 
-@dataclass(frozen=True)
-class Interval:
+class Interval(NamedTuple):
     """A mean with its t interval, in the unit of the values."""
 
     mean: float
@@ -46,12 +46,10 @@ class Paired:
     d_z: float  # Hedges' g of paired data: mean / SD, corrected for few seeds; NaN for 2 seeds
     wins: int  # seeds in which B is above A; a tie is a win for neither
     ties: int
-    wins_low: float  # exact 95% interval of the share of wins
-    wins_high: float
     smallest_detectable: float  # distance from the margin that these seeds find 80% of the time
 
 
-def mean_interval(values: npt.ArrayLike, overlap: float = 0.0, confidence: float = CONFIDENCE) -> Interval:
+def mean_interval(values: npt.ArrayLike, overlap: float = 0.0) -> Interval:
     """The t interval of a mean (scipy.stats.ttest_1samp), widened for draws that overlap.
 
     values: [n]. The bounds are NaN where there is nothing to estimate a spread from: fewer than two values, identical
@@ -63,7 +61,7 @@ def mean_interval(values: npt.ArrayLike, overlap: float = 0.0, confidence: float
     mean = float(x.mean()) if n else math.nan
     if n < 2 or _identical(x, x) or overlap > MOST_OVERLAP:
         return Interval(mean, math.nan, math.nan, n)
-    low, high = stats.ttest_1samp(_stretched(x, overlap), 0.0).confidence_interval(confidence)
+    low, high = stats.ttest_1samp(_stretched(x, overlap), 0.0).confidence_interval(CONFIDENCE)
     return Interval(mean, float(low), float(high), n)
 
 
@@ -73,24 +71,21 @@ def paired_difference(a: npt.ArrayLike, b: npt.ArrayLike, margin: float = 0.0, o
     a, b: [K], the same seeds in the same order, in any one unit; the results are in that unit. The interval and d_z
     are of the difference itself, p and the last number of its distance from `margin` (scipy.stats.ttest_1samp).
     overlap: the share of images that two draws have in common; interval, p and what could be found carry its factor.
-    Raises ValueError for NaN, unequal lengths, fewer than 2 seeds, an overlap above 0.5, or differences that are all
-    identical: their p would come out as 0.
+    Raises ValueError for NaN, unequal lengths, an overlap above 0.5, or differences that are all identical, as of one
+    seed: their p would come out as 0.
     """
-    first, second = _pairs(a, b)
+    first, second = _vector(a, "a"), _vector(b, "b")
+    if len(first) != len(second):
+        raise ValueError(f"a has {len(first)} seeds and b {len(second)}; pairs need the same seeds in both")
     d = second - first
     if _identical(d, first, second):
-        raise ValueError(
-            f"all {len(d)} differences are {d[0]:.6g}: without spread there is no test (its p would come out as 0); "
-            "check that the runs are different runs"
-        )
+        raise ValueError(f"all {len(d)} differences are {d[0]:.6g}: without spread there is no test, its p would be 0")
     k = len(d)
     mean, sd = float(d.mean()), float(d.std(ddof=1))
     factor = overlap_factor(k, overlap)
     tested = stats.ttest_1samp(_stretched(d, overlap), margin)
     low, high = tested.confidence_interval(CONFIDENCE)
     tied = np.abs(d) <= ROUNDING * np.maximum(np.abs(first), np.abs(second))
-    wins = int((~tied & (d > 0)).sum())
-    wins_low, wins_high = _share_of_wins(wins, k)
     return Paired(
         k=k,
         difference=mean,
@@ -100,20 +95,14 @@ def paired_difference(a: npt.ArrayLike, b: npt.ArrayLike, margin: float = 0.0, o
         sd=sd,
         factor=factor,
         d_z=mean / sd * _small_sample_correction(k - 1) if k > 2 else math.nan,
-        wins=wins,
+        wins=int((~tied & (d > 0)).sum()),
         ties=int(tied.sum()),
-        wins_low=wins_low,
-        wins_high=wins_high,
         smallest_detectable=smallest_detectable(k, sd, overlap=overlap),
     )
 
 
 def crossed_interval(
-    correct_a: npt.ArrayLike,
-    correct_b: npt.ArrayLike,
-    classes: npt.ArrayLike | None = None,
-    overlap: float = 0.0,
-    confidence: float = CONFIDENCE,
+    correct_a: npt.ArrayLike, correct_b: npt.ArrayLike, classes: npt.ArrayLike | None = None, overlap: float = 0.0
 ) -> tuple[float, float]:
     """The interval of B's accuracy minus A's for other draws of training images and other test images of the kind.
 
@@ -125,17 +114,10 @@ def crossed_interval(
     the recalls of the C classes come from different images, their variances add up: the part from images is the sum of
     (mean off-diagonal of cov(D within c)) / n_c over the classes, divided by C^2, or 0 where that is below.
     NaN where a class has a single test image. Memory is a few bytes per run and image.
-    Raises ValueError for other shapes, fewer than 2 seeds or 2 images, an overlap above 0.5, or differences that are
-    all identical.
+    Raises ValueError for other shapes, an overlap above 0.5, or differences that are all identical, as of one seed.
     """
-    first, second = _correctness(correct_a, "correct_a"), _correctness(correct_b, "correct_b")
-    if first.shape != second.shape:
-        raise ValueError(
-            f"correct_a is {first.shape} and correct_b is {second.shape}; they hold the same runs and images"
-        )
+    first, second = np.asarray(correct_a), np.asarray(correct_b)
     k, n = first.shape
-    if k < 2 or n < 2:
-        raise ValueError(f"{k} seeds and {n} images; an interval needs at least 2 of each")
     factor = overlap_factor(k, overlap)
     matrix = second.astype(np.int8) - first.astype(np.int8)
     label = np.zeros(n, dtype=np.intp) if classes is None else np.asarray(classes)
@@ -150,7 +132,7 @@ def crossed_interval(
     df = float(k - 1)
     if k >= FEW_SEEDS and from_images > 0:
         df = v**2 / (from_seeds**2 / (k - 1) + sum(part**2 / (images - 1) for part, images in of_classes))
-    half = float(stats.t.isf((1 - confidence) / 2, df)) * math.sqrt(v)
+    half = float(stats.t.isf((1 - CONFIDENCE) / 2, df)) * math.sqrt(v)
     mean = float(d.mean())
     return mean - half, mean + half
 
@@ -172,13 +154,10 @@ def equivalence(d: npt.ArrayLike, margin: float, overlap: float = 0.0) -> float:
     """The p of the mean of `d` lying outside -margin to margin: the larger of two one-sided tests.
 
     d: [K] differences, in the unit of `margin` (statsmodels ttost_paired). A large p is no proof of a difference.
-    Raises ValueError for NaN, fewer than 2 seeds, identical differences, an overlap above 0.5, or a margin that is not
-    above 0.
+    Raises ValueError for NaN, identical differences, an overlap above 0.5, or a margin that is not above 0.
     """
     x = _vector(d, "d")
-    if len(x) < 2:
-        raise ValueError(f"{counted_seeds(len(x))}; equivalence needs at least 2")
-    if not (math.isfinite(margin) and margin > 0):
+    if not margin > 0:
         raise ValueError(f"margin is {margin}; equivalence needs one above 0")
     if _identical(x, x):
         raise ValueError(f"all {len(x)} differences are {x[0]:.6g}: without spread there is no test")
@@ -188,43 +167,25 @@ def equivalence(d: npt.ArrayLike, margin: float, overlap: float = 0.0) -> float:
 def holm(p_values: npt.ArrayLike) -> Floats:
     """Holm's adjusted p-values over one family (statsmodels multipletests), in the order given; [] for [].
 
-    Raises ValueError for NaN, which would pass through, and for anything outside 0 to 1.
+    Raises ValueError for NaN, which would pass through.
     """
-    p = np.asarray(p_values, dtype=np.float64)
-    if p.ndim != 1:
-        raise ValueError(f"p_values has the shape {p.shape}; a family is one row of p-values")
-    if np.isnan(p).any():
-        raise ValueError(
-            f"p-value {int(np.isnan(p).argmax()) + 1} of {len(p)} is NaN: leave out of a family what was not tested"
-        )
-    if ((p < 0) | (p > 1)).any():
-        raise ValueError("a p-value lies outside 0 to 1")
-    if not len(p):
-        return p
-    return np.asarray(multipletests(p, method="holm")[1], dtype=np.float64)
+    p = _vector(p_values, "p_values")
+    return np.asarray(multipletests(p, method="holm")[1], dtype=np.float64) if len(p) else p
 
 
 @cache
-def luck_of_the_split(accuracy: float, images: int, confidence: float = CONFIDENCE) -> float:
+def luck_of_the_split(accuracy: float, images: int) -> float:
     """How far the accuracies (fractions) of one method on two independent test splits of `images` each may differ.
 
     The half-width of the interval of a difference of two proportions, normal approximation.
     """
-    width = stats.norm.ppf((1 + confidence) / 2) * np.sqrt(2 * accuracy * (1 - accuracy) / images)
-    return float(width)
+    return float(stats.norm.ppf((1 + CONFIDENCE) / 2) * np.sqrt(2 * accuracy * (1 - accuracy) / images))
 
 
 def _stretched(x: Floats, overlap: float) -> Floats:
     """The same mean with deviations such that the variance of the mean carries the factor of draws that overlap."""
     mean = x.mean()
     return np.asarray(mean + math.sqrt(overlap_factor(len(x), overlap)) * (x - mean), dtype=np.float64)
-
-
-@cache
-def _share_of_wins(wins: int, k: int) -> tuple[float, float]:
-    """The exact (Clopper-Pearson) interval of a share of wins."""
-    low, high = stats.binomtest(wins, k).proportion_ci(CONFIDENCE, method="exact")
-    return float(low), float(high)
 
 
 def _small_sample_correction(df: int) -> float:
@@ -234,27 +195,8 @@ def _small_sample_correction(df: int) -> float:
 
 def _vector(values: npt.ArrayLike, name: str) -> Floats:
     x = np.asarray(values, dtype=np.float64)
-    if x.ndim != 1:
-        raise ValueError(f"{name} has the shape {x.shape}; give one number a seed")
-    bad = np.flatnonzero(~np.isfinite(x))
-    if len(bad):
-        raise ValueError(f"number {bad[0] + 1} of {name} is {x[bad[0]]}; every seed needs a number")
-    return x
-
-
-def _pairs(a: npt.ArrayLike, b: npt.ArrayLike) -> tuple[Floats, Floats]:
-    first, second = _vector(a, "a"), _vector(b, "b")
-    if len(first) != len(second):
-        raise ValueError(f"a has {counted_seeds(len(first))}, b has {len(second)}; pairs need the same seeds in both")
-    if len(first) < 2:
-        raise ValueError(f"{counted_seeds(len(first))}; a paired comparison needs at least 2")
-    return first, second
-
-
-def _correctness(values: npt.ArrayLike, name: str) -> npt.NDArray[np.bool_]:
-    x = np.asarray(values)
-    if x.ndim != 2 or x.dtype != np.bool_:
-        raise ValueError(f"{name} is {x.dtype} of the shape {x.shape}; give bool, one row a run, one column an image")
+    for bad in np.flatnonzero(~np.isfinite(x)):
+        raise ValueError(f"number {bad + 1} of {name} is {x[bad]}; every one has to be there")
     return x
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 import pandas as pd
 import seaborn as sns
 import seaborn.objects as so
@@ -21,8 +22,10 @@ from matplotlib.font_manager import findfont, get_font
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
+from analysis.markdown import number, signed
 from analysis.paired import BATCH_NORM_TRAIN
-from analysis.tables import ALL, size_name
+from analysis.power import ALPHA
+from analysis.tables import ALL, in_order, size_name, where
 
 WIDTH = 6.0  # inches: 900 pixels at DPI
 DPI = 150
@@ -44,25 +47,16 @@ OTHERS = (("#666666", "*"), ("#0072B2", "<"), ("#D55E00", ">"), ("#009E73", "H")
 THEME: dict[str, Any] = {
     **sns.axes_style("whitegrid"),
     **sns.plotting_context("paper"),
-    "figure.dpi": DPI,
-    "savefig.dpi": DPI,
+    **dict.fromkeys(("figure.dpi", "savefig.dpi"), DPI),
+    **dict.fromkeys(("font.size", "axes.labelsize"), 8.5),
+    **dict.fromkeys(("xtick.labelsize", "ytick.labelsize", "legend.fontsize", "legend.title_fontsize"), 8),
+    **dict.fromkeys(("axes.spines.top", "axes.spines.right", "axes.spines.left", "legend.frameon"), False),
+    **dict.fromkeys(("figure.facecolor", "savefig.facecolor"), "white"),
     "font.family": FONT,
-    "font.size": 8.5,
     "axes.titlesize": 9,
     "axes.titlelocation": "left",
-    "axes.labelsize": 8.5,
-    "xtick.labelsize": 8,
-    "ytick.labelsize": 8,
-    "legend.fontsize": 8,
-    "legend.title_fontsize": 8,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.spines.left": False,
     "grid.color": "#E4E4E4",
     "grid.linewidth": 0.6,
-    "legend.frameon": False,
-    "figure.facecolor": "white",
-    "savefig.facecolor": "white",
     "svg.hashsalt": "thaw",
     "svg.fonttype": "path",
 }
@@ -114,13 +108,38 @@ def grid(count: int, columns: int, height: float, **shared: Any) -> tuple[Figure
     return drawing, list(every[:count])
 
 
+def by_size(
+    data: pd.DataFrame, draw: Callable[[Axes, pd.DataFrame], None], height: float, columns: int = 2, **shared: Any
+) -> tuple[Figure, list[Axes]]:
+    """A figure with a panel a size, named in its title, onto which its rows are drawn; the rest as for `grid`."""
+    sizes = in_order(data["per_class"])
+    drawing, panels = grid(len(sizes), columns, height, **shared)
+    for panel, size in zip(panels, sizes, strict=True):
+        draw(panel, where(data, per_class=size))
+        panel.set_title(size_name(size))
+    return drawing, panels
+
+
+def heat_map(
+    panel: Axes, values: pd.DataFrame, texts: pd.DataFrame, columns: Sequence[str], turned: float = 0, **looks: Any
+) -> None:
+    """A map of values with their texts; columns: the names below it, turned by so many degrees; looks: seaborn's."""
+    words = {"fontsize": 7.5} | looks.pop("annot_kws", {})
+    sns.heatmap(values, annot=texts, fmt="", annot_kws=words, ax=panel, **{"cbar": False, "linewidths": 1} | looks)
+    panel.set(xlabel="", ylabel="")
+    side = "right" if 0 < turned < 90 else "center"
+    panel.set_xticks(np.arange(len(columns)) + 0.5, columns, rotation=turned, ha=side)
+    panel.set_yticks(np.arange(len(values)) + 0.5, [drawn(name) for name in values.index], rotation=0)
+
+
 def legend(drawing: Figure, panels: Sequence[Axes], place: Any, ncols: int, without: Sequence[str] = ()) -> None:
     """One legend for all panels, from the first one's, in place of their own; `without`: seaborn's own headings."""
-    entries = [entry for entry in zip(*panels[0].get_legend_handles_labels(), strict=True) if entry[1] not in without]
+    entries = dict(zip(*panels[0].get_legend_handles_labels()[::-1], strict=True))
     for panel in panels:
         if (own := panel.get_legend()) is not None:
             own.remove()
-    drawing.legend([handle for handle, _ in entries], [drawn(name) for _, name in entries], loc=place, ncols=ncols)
+    shown = [name for name in entries if name not in without]
+    drawing.legend([entries[name] for name in shown], [drawn(name) for name in shown], loc=place, ncols=ncols)
 
 
 def log_ticks(axis: Axis) -> None:
@@ -149,19 +168,16 @@ class Intervals:
     def draw(self) -> Figure:
         sized = "per_class" in self.data
         data = self.data if sized else self.data.assign(per_class=ALL)
-        sizes = sorted(data["per_class"].unique(), key=lambda size: (size == ALL, size))
-        drawing = figure(0.9 + 0.235 * len(self.names))
-        panels = drawing.subplots(1, len(sizes), sharey=True, squeeze=False)[0]
-        for panel, size in zip(panels, sizes, strict=True):
-            mine = data[data["per_class"] == size]
-            self._panel(panel, mine, (self.shaded or {}).get(int(size), ()))
-            panel.set_title(size_name(int(size)) if sized else "")
+        drawing, panels = by_size(data, self._panel, 0.4 + 0.235 * len(self.names), 9, sharey=True)
+        for panel in panels:
             panel.tick_params(labelleft=panel is panels[0])
+            panel.set_title(panel.get_title(loc="left") if sized else "")
         drawing.supxlabel(self.axis, fontsize=8.5)
         return drawing
 
-    def _panel(self, panel: Axes, mine: pd.DataFrame, shaded: Sequence[str]) -> None:
+    def _panel(self, panel: Axes, mine: pd.DataFrame) -> None:
         rows = {name: y for y, name in enumerate(self.names)}
+        shaded = (self.shaded or {}).get(int(mine["per_class"].iloc[0]), ())
         mine = mine.assign(row=mine["name"].map(rows), filled=True if self.filled is None else self.filled)
         left, right = core(mine, self.zero)
         inside = mine[mine["value"].between(left, right)]
@@ -188,18 +204,23 @@ class Intervals:
             .on(panel)
             .plot()
         )
-        for row in mine[~mine.index.isin(inside.index)].to_dict("records"):
-            beyond = row["value"] < left
-            value = (f"{row['value']:+.1f}" if self.zero else f"{row['value']:.1f}").replace("-", "−")
-            text = f"◂ {value}" if beyond else f"{value} ▸"
-            x = 0.01 if beyond else 0.99
-            place: dict[str, Any] = {"ha": "left" if beyond else "right", "va": "center", "color": palette[row["name"]]}
-            panel.text(x, row["row"], text, transform=panel.get_yaxis_transform(), fontsize=8, **place)
+        for row in mine.drop(inside.index).to_dict("records"):
+            beyond, value = row["value"] < left, (signed if self.zero else number)(row["value"])
+            x, side, text = (0.01, "left", f"◂ {value}") if beyond else (0.99, "right", f"{value} ▸")
+            place: dict[str, Any] = {"ha": side, "va": "center", "color": palette[row["name"]], "fontsize": 8}
+            panel.text(x, row["row"], text, transform=panel.get_yaxis_transform(), **place)
         room = 0.05 * (right - left) or 1.0
         panel.set_xlim(left - room, right + room)
         panel.set_yticks(range(len(self.names)), [drawn(self.labels.get(name, name)) for name in self.names])
         panel.set_ylim(len(self.names) - 0.5, -0.5)
         panel.grid(axis="y", visible=False)
+
+
+def gained(gains: pd.DataFrame, axis: str, names: Sequence[str]) -> Figure:
+    """Differences of strategies with their intervals, those told apart (by p_holm) filled."""
+    wide = {"low_new_images": "low_wide", "high_new_images": "high_wide"}
+    data = gains.rename(columns={"strategy": "name", "difference": "value", **wide})
+    return Intervals(data, axis, names, zero=True, filled=gains["p_holm"] < ALPHA).draw()
 
 
 def core(rows: pd.DataFrame, zero: bool) -> tuple[float, float]:
@@ -222,14 +243,9 @@ def lines(panel: Axes, rows: pd.DataFrame, names: Sequence[str]) -> None:
     """
     present = [name for name in names if name in set(rows["name"])]
     aside = {name: 0.12 * (i - (len(present) - 1) / 2) for i, name in enumerate(present)}
+    rows = rows.assign(x=rows["place"] + rows["name"].map(aside).astype(float))
     (
-        so.Plot(
-            rows.assign(x=rows["place"] + rows["name"].map(aside).astype(float)),
-            x="x",
-            y="value",
-            color="name",
-            marker="name",
-        )
+        so.Plot(rows, x="x", y="value", color="name", marker="name")
         .add(so.Line(linewidth=1.3, pointsize=6, edgewidth=0), legend=False)
         .add(so.Range(linewidth=1.4), ymin="low", ymax="high", legend=False)
         .scale(color=colours(names), marker=markers(names))
@@ -244,11 +260,9 @@ def lines(panel: Axes, rows: pd.DataFrame, names: Sequence[str]) -> None:
 def key(drawing: Figure, names: Sequence[str], shown: Sequence[str]) -> None:
     """The look of each name shown, above the figure; names: those that `colours` and `markers` are of."""
     known = looks(names)
-    handles = [
-        Line2D([], [], color=known[name][0], marker=known[name][1], linewidth=1.3, markersize=5, label=drawn(name))
-        for name in names
-        if name in shown
-    ]
+    handles = []
+    for colour, marker, name in ((*known[name], name) for name in names if name in shown):
+        handles.append(Line2D([], [], color=colour, marker=marker, linewidth=1.3, markersize=5, label=drawn(name)))
     columns = max(1, 84 // (max(map(len, shown)) + 6))  # letters in a line
     drawing.legend(handles=handles, loc="outside upper center", ncols=min(columns, len(handles)))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -10,27 +10,8 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from analysis.checks import (
-    ALL,
-    DRIFT_COLUMNS,
-    FINDER_COLUMNS,
-    GROUPS,
-    HISTORY_COLUMNS,
-    KEY,
-    ROLE_FILES,
-    RUN_COLUMNS,
-    SUGGESTION_COLUMNS,
-    TESTED_ROLES,
-    TablesError,
-    check_overlap,
-    check_runs,
-    check_single,
-    check_study,
-    check_subset,
-    read_csv,
-    read_provenance,
-    size_name,
-)
+from analysis import checks
+from analysis.checks import ALL, GROUPS, KEY, TESTED_ROLES, TablesError, size_name
 from analysis.power import MOST_OVERLAP
 from analysis.predictions import Predictions, check_predictions, read_predictions
 
@@ -80,15 +61,20 @@ class Tables:
     @property
     def tuned(self) -> bool:
         """Whether rates were tuned, here or in the study they come from."""
-        study = self._parameters["study"]
+        study = self.provenance["parameters"]["study"]
         return bool(study.get("learning_rates") == "tuned" or study.get("rates_from"))
 
     @property
     def default_strategies(self) -> frozenset[str]:
         """The strategies that run where a study names none; all, in tables that do not say."""
-        blocks = self._parameters["strategies"]
+        blocks = self.provenance["parameters"]["strategies"]
         names = self.runs["strategy"].unique().tolist()
         return frozenset(name for name in names if blocks.get(name, {}).get("default", True))
+
+    def used_scale(self, per_class: int, strategy: str) -> float:
+        """What the final runs multiplied the rates of a strategy by; 1 where nothing was tuned."""
+        scales: Mapping[str, float] = self.provenance["parameters"].get("lr_scales", {}).get(str(per_class), {})
+        return float(scales.get(strategy, 1.0))
 
     def overlap(self, per_class: int) -> float:
         """The share of images that two draws of this size have in common, in the class where it is highest."""
@@ -105,11 +91,6 @@ class Tables:
         """Whether draws of this size share so much that nothing is tested."""
         return self.correlation(per_class) > MOST_OVERLAP
 
-    @property
-    def _parameters(self) -> Mapping[str, Any]:
-        parameters: Mapping[str, Any] = self.provenance["parameters"]
-        return parameters
-
 
 def load(folder: Path) -> Tables:
     """Read the tables in `folder` and check them against each other.
@@ -119,38 +100,32 @@ def load(folder: Path) -> Tables:
     unknown, a cell that is there twice or was never declared, predictions that do not belong to the runs, runs that
     do not belong together.
     """
-    provenance = read_provenance(folder / "provenance.json")
+    provenance = checks.read_provenance(folder / "provenance.json")
     study = str(provenance["study"])
-    declared = read_csv(folder / "declared.csv", KEY)
-    check_single(declared, KEY, folder / "declared.csv")
-    check_study(declared, study, folder / "declared.csv")
+    declared = checks.read_csv(folder / "declared.csv", KEY, KEY)
+    checks.check_study(declared, study, folder / "declared.csv")
     tables = {}
-    for role, file in ROLE_FILES.items():
-        tables[role] = read_csv(folder / file, RUN_COLUMNS)
-        check_runs(tables[role], role, study, declared, folder / file)
-    history = read_csv(folder / "history.csv", HISTORY_COLUMNS)
-    check_single(history, [*KEY, "epoch", "split", "metric"], folder / "history.csv")
-    drift = read_csv(folder / "drift.csv", DRIFT_COLUMNS)
-    check_single(drift, [*KEY, "phase", "group"], folder / "drift.csv")
+    for role, file in checks.ROLE_FILES.items():
+        tables[role] = checks.read_csv(folder / file, checks.RUN_COLUMNS, KEY)
+        checks.check_study(tables[role], study, folder / file)
+        checks.check_runs(tables[role], role, declared, folder / file)
+    present = pd.concat([table[KEY] for table in tables.values()])
+    history = checks.read_csv(folder / "history.csv", checks.HISTORY_COLUMNS, [*KEY, "epoch", "split", "metric"])
+    drift = checks.read_csv(folder / "drift.csv", checks.DRIFT_COLUMNS, [*KEY, "phase", "group"])
     # Weights that ran away have no distance: such a row says no more than one that is not there.
     drift = drift[np.isfinite(drift["weight_distance"])].reset_index(drop=True)
-    present = pd.concat([table[KEY] for table in tables.values()])
     for frame, file in ((history, "history.csv"), (drift, "drift.csv")):
-        check_subset(frame, present, folder / file, "is in none of the tables of runs", "each of its cells has a run")
+        right = "each of its cells has a run"
+        checks.check_subset(frame, present, folder / file, "is in none of the tables of runs", right)
     finder, suggestions = _range_tests(folder, study)
     predictions = read_predictions(folder / "predictions.npz")
     check_predictions(predictions, tables, provenance, folder)
-    check_overlap(declared, provenance, folder / "provenance.json")
+    checks.check_overlap(declared, provenance, folder / "provenance.json")
     judged = COLUMNS[_judge_by(provenance)]
     for role in TESTED_ROLES:
         # To the last digit, so that rounding in a file never makes a spread where differences are identical.
-        if len(tables[role]):
-            exact = predictions.accuracies(tables[role]["fingerprint"].tolist())
-            tables[role] = tables[role].assign(**exact, judged=exact[judged])
-        else:
-            tables[role] = tables[role].assign(judged=pd.Series(dtype="float64"))
-    merged = declared.merge(present, on=KEY, how="left", indicator=True)
-    missing = merged.loc[merged["_merge"] == "left_only", KEY].reset_index(drop=True)
+        exact = predictions.accuracies(tables[role]["fingerprint"].tolist()) if len(tables[role]) else {}
+        tables[role] = tables[role].assign(**exact, judged=exact.get(judged, pd.Series(dtype="float64")))
     return Tables(
         study=study,
         runs=tables["final"],
@@ -160,7 +135,7 @@ def load(folder: Path) -> Tables:
         history=history,
         drift=drift,
         declared=declared,
-        missing_cells=missing,
+        missing_cells=checks.without(declared, present),
         lr_finder=finder,
         lr_suggestions=suggestions,
         predictions=predictions,
@@ -169,27 +144,31 @@ def load(folder: Path) -> Tables:
 
 
 def _range_tests(folder: Path, study: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-    finder = read_csv(folder / "lr_finder.csv", FINDER_COLUMNS)
-    suggestions = read_csv(folder / "lr_suggestions.csv", SUGGESTION_COLUMNS)
     key = ["strategy", "per_class", "seed"]
-    for frame, file, columns in (
-        (finder, "lr_finder.csv", [*key, "lr_scale"]),
-        (suggestions, "lr_suggestions.csv", key),
-    ):
-        check_study(frame, study, folder / file)
-        doubled = frame[frame.duplicated(columns)]
-        if len(doubled):
-            where = ", ".join(f"{name} {doubled.iloc[0][name]}" for name in columns)
-            raise TablesError(f"{folder / file} holds this more than once: {where}; each may stand there once")
+    finder = checks.read_csv(folder / "lr_finder.csv", checks.FINDER_COLUMNS, [*key, "lr_scale"])
+    suggestions = checks.read_csv(folder / "lr_suggestions.csv", checks.SUGGESTION_COLUMNS, key)
+    for frame, file in ((finder, "lr_finder.csv"), (suggestions, "lr_suggestions.csv")):
+        checks.check_study(frame, study, folder / file)
     if set(map(tuple, finder[key].to_numpy())) - set(map(tuple, suggestions[key].to_numpy())):
         raise TablesError(f"{folder}: lr_finder.csv has tests that are not in lr_suggestions.csv; run `dvc repro`")
     return finder, suggestions
 
 
-def used_scale(provenance: Mapping[str, Any], per_class: int, strategy: str) -> float:
-    """What the final runs multiplied the rates of a strategy by; 1 where nothing was tuned."""
-    scales: Mapping[str, float] = provenance["parameters"].get("lr_scales", {}).get(str(per_class), {})
-    return float(scales.get(strategy, 1.0))
+def where(frame: pd.DataFrame, **values: object) -> pd.DataFrame:
+    """The rows that hold these values in the columns so named."""
+    for column, value in values.items():
+        frame = frame[frame[column] == value]
+    return frame
+
+
+def last(frame: pd.DataFrame, column: str, of: list[str]) -> pd.DataFrame:
+    """The rows of the last phase or epoch (`column`) of each that these columns tell apart."""
+    return frame[frame[column] == frame.groupby(of)[column].transform("max")]
+
+
+def in_order(sizes: Iterable[Any]) -> list[int]:
+    """Every size once, smallest first and all images last."""
+    return sorted({int(size) for size in sizes}, key=lambda size: (size == ALL, size))
 
 
 def group_rates(rates: Mapping[str, float]) -> dict[str, float]:

@@ -7,10 +7,10 @@ from typing import Literal
 
 import pandas as pd
 
-from analysis.power import ALPHA, MOST_OVERLAP
-from analysis.tables import ALL, Tables
+from analysis.power import ALPHA, DECIDED_FROM, MOST_OVERLAP
+from analysis.tables import ALL, Tables, where
 
-DECIDED_FROM = 5  # seeds; below, nothing is decided
+State = Literal["one strategy", "pool too small", "too few seeds", "decided"]
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Unbeaten:
     thin: tuple[str, ...]  # too few seeds in common with any other strategy to be beaten, or to be recommended
     beaten: tuple[str, ...]
     others: tuple[str, ...]  # compared, and no candidates
-    state: Literal["one strategy", "pool too small", "too few seeds", "decided"]
+    state: State
 
     @property
     def advised(self) -> tuple[str, ...]:
@@ -39,9 +39,8 @@ class Unbeaten:
 
 def one_class(tables: Tables, per_class: int) -> dict[str, int]:
     """By strategy, in how many final runs that did not diverge all test images got one class; where there are some."""
-    steady = tables.runs[(tables.runs["per_class"] == per_class) & (tables.runs["status"] == "ok")]
     found = {}
-    for name, mine in steady.groupby("strategy"):
+    for name, mine in where(tables.runs, per_class=per_class, status="ok").groupby("strategy"):
         predicted = tables.predictions.by(mine["fingerprint"].tolist())
         found[str(name)] = int((predicted == predicted[:, :1]).all(axis=1).sum())
     return {name: count for name, count in found.items() if count}
@@ -54,26 +53,28 @@ def unbeaten(
 
     failed: strategies that gave all test images one class in some run.
     """
-    mine = strategies[strategies["per_class"] == per_class].sort_values("judged", ascending=False, kind="stable")
+    mine = where(strategies, per_class=per_class).sort_values("judged", ascending=False, kind="stable")
     several = mine["strategy"].isin(default).sum() > 1
     others = mine.loc[~mine["strategy"].isin(default) & several, "strategy"].tolist()
     mine = mine[~mine["strategy"].isin(others)]
     names = mine["strategy"].tolist()
     unsteady = set(mine.loc[mine["diverged"] > 0, "strategy"]) | failed
-    sized = pairs[(pairs["per_class"] == per_class) & pairs["a"].isin(names) & pairs["b"].isin(names)]
+    sized = where(pairs, per_class=per_class)
+    sized = sized[sized["a"].isin(names) & sized["b"].isin(names)]
     enough = sized[sized["k"] >= DECIDED_FROM]
     full = set(enough["a"]) | set(enough["b"])
-    state: Literal["one strategy", "pool too small", "too few seeds", "decided"] = "decided"
+    state: State = "decided"
     if len(names) == 1:
-        state, full = "one strategy", set(names)
+        state = "one strategy"
     elif per_class != ALL and (sized["overlap"] > MOST_OVERLAP).any():
-        state, full = "pool too small", set(names)
+        state = "pool too small"
     elif enough.empty:
-        state, full = "too few seeds", set(names)
+        state = "too few seeds"
+    full = full if state == "decided" else set(names)
     told = enough[enough["p_holm"] < ALPHA]
     beaten = set(told.loc[told["difference"] > 0, "a"]) | set(told.loc[told["difference"] < 0, "b"])
-    unbeaten = [name for name in names if name not in beaten and name in full]
-    steady = [name for name in unbeaten if name not in unsteady]
+    top = [name for name in names if name not in beaten and name in full]
+    steady = [name for name in top if name not in unsteady]
     # The best mean among the steady has none of them above it; signs from unsteady ones count for nothing.
     seen = enough[enough["a"].isin(steady) & enough["b"].isin(steady)]
     signs = set(seen.loc[seen["low"] > 0, "a"]) | set(seen.loc[seen["high"] < 0, "b"])
@@ -83,7 +84,7 @@ def unbeaten(
         k=int(among["k"].min()) if len(among) else int(mine["k"].min()),
         members=tuple(name for name in steady if name not in signs),
         doubtful=tuple(name for name in steady if name in signs),
-        unstable=tuple(name for name in unbeaten if name in unsteady),
+        unstable=tuple(name for name in top if name in unsteady),
         thin=tuple(name for name in names if name not in full),
         beaten=tuple(name for name in names if name in beaten),
         others=tuple(others),

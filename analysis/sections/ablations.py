@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis.comparison import Above, Comparison
-from analysis.markdown import Picture, Section, Table, number, p_value, with_interval
+from analysis.comparison import Comparison
+from analysis.markdown import Picture, Section, Table, by_size, number, p_value, with_interval
 from analysis.paired import by_seed, points, strategy_order
+from analysis.statistics import Paired
 from analysis.style import Intervals, key, looks
-from analysis.tables import GROUPS, METRICS, group_rates, size_name
+from analysis.tables import COLUMNS, GROUPS, METRICS, group_rates, where
 
-COLUMNS = ["per_class", "ablation", "of", "twin", "k", "judged", "diverged", "difference", "low", "high", "p"]
-COLUMNS += ["other", "other_low", "other_high"]
+EFFECTS = ["per_class", "ablation", "of", "twin", "k", "judged", "diverged", "difference", "low", "high", "p"]
+EFFECTS += ["other", "other_low", "other_high"]
 
 
 @cache
@@ -30,18 +31,19 @@ def effects(study: Comparison) -> pd.DataFrame:
     for (size, ablation), mine in study.tables.ablations.groupby(["per_class", "strategy"]):
         per_class, of = int(str(size)), str(study.recipe(str(ablation)).get("of", ""))
         correlation = study.tables.correlation(per_class)
-        theirs = runs[(runs["strategy"] == of) & (runs["per_class"] == size) & runs["lr_scale"].isin(mine["lr_scale"])]
+        theirs = where(runs, strategy=of, per_class=size)
+        theirs = theirs[theirs["lr_scale"].isin(mine["lr_scale"])]
         k, found = by_seed(theirs, mine, correlation)
         row: dict[str, Any] = {"per_class": per_class, "ablation": ablation, "of": of, "k": k}
         row |= {"twin": _twin(study, mine, per_class), "judged": float(points(mine["judged"]).mean())}
-        row["diverged"] = int((mine["status"] == "diverged").sum())
+        row["diverged"] = len(where(mine, status="diverged"))
         if found is not None:
             row |= {name: getattr(found, name) for name in ("difference", "low", "high", "p")}
-        other = by_seed(theirs, mine, correlation, study.other_column)[1]
+        other = by_seed(theirs, mine, correlation, COLUMNS[study.other_metric])[1]
         if other is not None:
             row |= {"other": other.difference, "other_low": other.low, "other_high": other.high}
         rows.append(row)
-    table = pd.DataFrame(rows, columns=COLUMNS)
+    table = pd.DataFrame(rows, columns=EFFECTS)
     order = [*strategy_order([*study.names, *table["of"]]), *table["ablation"], *study.sizes]
     places = {name: place for place, name in enumerate(dict.fromkeys(order))}
     return table.sort_values(["per_class", "of", "ablation"], key=lambda column: column.map(places), ignore_index=True)
@@ -50,7 +52,7 @@ def effects(study: Comparison) -> pd.DataFrame:
 def _twin(study: Comparison, ours: pd.DataFrame, per_class: int) -> str:
     """The strategy whose runs get the same images right as these runs of an ablation, always; "" for none."""
     runs, right = study.tables.runs, study.tables.predictions.correct
-    for strategy, theirs in runs[runs["per_class"] == per_class].groupby("strategy"):
+    for strategy, theirs in where(runs, per_class=per_class).groupby("strategy"):
         both = ours.merge(theirs, on="seed", suffixes=("", "_of"))
         if len(both) and (right(both["fingerprint"].tolist()) == right(both["fingerprint_of"].tolist())).all():
             return str(strategy)
@@ -64,11 +66,8 @@ def depths(study: Comparison) -> Mapping[str, str]:
     for name, block in study.parameters["strategies"].items():
         rates, whole = _rates(block), _rates(study.recipe(block.get("of", "")))
         learning = GROUPS[len(GROUPS) - len(rates) :]
-        if (
-            set(whole) == set(GROUPS) != set(learning)
-            and rates
-            and rates == {group: whole[group] for group in learning}
-        ):
+        everything = set(whole) == set(GROUPS) != set(learning)
+        if rates and everything and rates == {group: whole[group] for group in learning}:
             found[name] = learning[0]
     return found
 
@@ -80,12 +79,12 @@ def _rates(block: Mapping[str, Any]) -> dict[str, float]:
 
 
 @cache
-def best_above(study: Comparison, per_class: int) -> Above | None:
+def best_above(study: Comparison, per_class: int) -> tuple[str, Paired] | None:
     """The best ablation of this size that beats the best strategy advised, where there is one."""
     table = effects(study)
-    own = table[(table["per_class"] == per_class) & (table["twin"] == "")]["ablation"]
-    runs = study.tables.ablations[study.tables.ablations["per_class"] == per_class]
-    return study.best_above(per_class, {f"`{name}`": runs[runs["strategy"] == name] for name in own})
+    own, runs = where(table, per_class=per_class, twin="")["ablation"], study.tables.ablations
+    found = {f"`{name}`": where(runs, per_class=per_class, strategy=name) for name in own}
+    return study.best_above(per_class, found)
 
 
 def section(study: Comparison) -> Section | None:
@@ -93,11 +92,9 @@ def section(study: Comparison) -> Section | None:
     table = table[~table["ablation"].isin(depths(study))]  # they have a section of their own
     if table.empty:
         return None
-    body: list[str | Table | Picture] = [_picture(study, table)] if table["difference"].notna().any() else []
-    for size, mine in table.groupby("per_class", sort=False):
-        body += [f"**{size_name(int(str(size)))}**", _table(study, mine)]
-    body.append("Each ablation changes one thing and keeps the rest. p is not adjusted; many are looked at.")
-    return Section("Ablations", tuple(body))
+    pictures = [_picture(study, table)] if table["difference"].notna().any() else []
+    words = "Each ablation changes one thing and keeps the rest. p is not adjusted; many are looked at."
+    return Section("Ablations", (*pictures, *by_size(table, partial(_table, study)), words))
 
 
 def _table(study: Comparison, mine: pd.DataFrame) -> Table:

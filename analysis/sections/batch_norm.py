@@ -10,21 +10,15 @@ from analysis.comparison import Comparison
 from analysis.markdown import Picture, Section, counted, signed, with_interval
 from analysis.paired import BATCH_NORM_TRAIN
 from analysis.power import ALPHA
-from analysis.style import Intervals
-from analysis.tables import size_name
+from analysis.style import gained
+from analysis.tables import size_name, where
 
 
 @cache
 def gains(study: Comparison) -> pd.DataFrame:
     """Frozen minus updated BatchNorm in points: per_class, strategy, k, difference, low, high, p_holm."""
-    rows = [
-        {**found, "strategy": name}
-        for size in study.sizes
-        for name in study.ran(size)
-        if (found := study.gain(size, name, name + BATCH_NORM_TRAIN))
-    ]
-    columns = ["per_class", "strategy", "k", "difference", "low", "high", "p_holm"]
-    return pd.DataFrame(rows, columns=columns).dropna(subset="difference")
+    pairs = ((size, name, name + BATCH_NORM_TRAIN) for size in study.sizes for name in study.ran(size))
+    return study.gains(pairs).drop(columns=["low_new_images", "high_new_images"])
 
 
 def section(study: Comparison) -> Section | None:
@@ -32,25 +26,17 @@ def section(study: Comparison) -> Section | None:
     found = gains(study)
     if found.empty:
         return None
-    body: list[str | Picture] = []
     names = [name for name in study.names if name in set(found["strategy"])]
-    if len(names) > 1:
-        renamed = {"strategy": "name", "difference": "value"}
-        told = found["p_holm"] < ALPHA
-        body.append(
-            Picture(
-                "batch_norm",
-                "What frozen BatchNorm gains over updated BatchNorm, by strategy and size",
-                f"Frozen minus updated BatchNorm, points of {study.metric}, paired by seed with 95% intervals. "
-                "Filled: told apart (corrected).",
-                found,
-                lambda: Intervals(
-                    found.rename(columns=renamed), f"points of {study.metric}", names, zero=True, filled=told
-                ).draw(),
-            )
-        )
-    body.append(" ".join(_sentence(size_name(size), found[found["per_class"] == size]) for size in study.sizes))
-    return Section("BatchNorm: frozen or updated?", tuple(body))
+    words = " ".join(_sentence(size_name(size), where(found, per_class=size)) for size in study.sizes)
+    picture = Picture(
+        "batch_norm",
+        "What frozen BatchNorm gains over updated BatchNorm, by strategy and size",
+        f"Frozen minus updated BatchNorm, points of {study.metric}, paired by seed with 95% intervals. "
+        "Filled: told apart (corrected).",
+        found,
+        lambda: gained(found, f"points of {study.metric}", names),
+    )
+    return Section("BatchNorm: frozen or updated?", (*([picture] if len(names) > 1 else []), words))
 
 
 def _sentence(where: str, found: pd.DataFrame) -> str:
@@ -58,7 +44,7 @@ def _sentence(where: str, found: pd.DataFrame) -> str:
         return ""
     if len(found) == 1:
         row = found.iloc[0]
-        told = "" if row["p_holm"] < ALPHA else ", which these seeds can't tell from none"
+        told = "" if row["p_holm"] < ALPHA else ": no clear difference"
         gain = with_interval(row["difference"], row["low"], row["high"])
         return f"With {where}, frozen BatchNorm gives `{row['strategy']}` {gain} points{told}."
     better = int(((found["difference"] > 0) & (found["p_holm"] < ALPHA)).sum())

@@ -13,14 +13,11 @@ from analysis.markdown import Section, number, shown
 def section(study: Comparison) -> Section:
     """An entry for BibTeX, and what it builds on."""
     weights = study.tables.provenance["backbone"]["weights"]
-    return Section(
-        "Cite",
-        (
-            f"```bibtex\n{bibtex(study)}\n```",
-            f"Cite the images ({shown(study.dataset['name'])}) and the weights ({shown(weights)}) too; where they come "
-            "from, and everything else: [details.md](details.md).",
-        ),
+    words = (
+        f"Cite the images ({shown(study.dataset['name'])}) and the weights ({shown(weights)}) too; where they come "
+        "from, and everything else: [details.md](details.md)."
     )
+    return Section("Cite", (f"```bibtex\n{bibtex(study)}\n```", words))
 
 
 def bibtex(study: Comparison) -> str:
@@ -32,17 +29,16 @@ def bibtex(study: Comparison) -> str:
         f"Backbone {provenance['backbone']['name']}, data {study.dataset['name']}, "
         f"{number(min(size.k for size in study.unbeaten), 0)} seeds, commit {commit(study)[:12]}"
     )
-    return "\n".join(
-        [
-            f"@misc{{thaw_{key}_{finished.year},",
-            f"  title  = {{Thaw: which transfer-learning strategy? Study {_latex(study.study)}}},",
-            "  author = {{The Thaw authors}},",
-            f"  year   = {{{finished.year}}},",
-            f"  month  = {finished:%b},".lower(),
-            f"  note   = {{{_latex(note)}}}",
-            "}",
-        ]
-    )
+    lines = [
+        f"@misc{{thaw_{key}_{finished.year},",
+        f"  title  = {{Thaw: which transfer-learning strategy? Study {_latex(study.study)}}},",
+        "  author = {{The Thaw authors}},",
+        f"  year   = {{{finished.year}}},",
+        f"  month  = {finished:%b},".lower(),
+        f"  note   = {{{_latex(note)}}}",
+        "}",
+    ]
+    return "\n".join(lines)
 
 
 def commit(study: Comparison) -> str:

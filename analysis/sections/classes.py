@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pandas as pd
-import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.comparison import REFERENCE, Comparison
 from analysis.markdown import NONE, Picture, Section, Table, bracket, shown, size_text, with_interval
 from analysis.paired import by_seed
-from analysis.style import drawn, grid
-from analysis.tables import METRICS, size_name
+from analysis.style import by_size, drawn, heat_map
+from analysis.tables import COLUMNS, METRICS, where
 
 MOST = 40  # classes in the figure
 
 
 def section(study: Comparison) -> Section:
     """A map of recall a size, and the strategies whose difference from the reference depends on the measure."""
-    runs, recalls = study.tables.runs, _recalls(study)
+    predictions, runs = study.tables.predictions, study.tables.runs
+    shares = predictions.recalls(runs["fingerprint"].tolist())
+    recalls = pd.DataFrame({predictions.classes[c]: share for c, share in shares.items()}, index=runs.index)
     means = 100 * recalls.groupby([runs["per_class"], runs["strategy"]]).mean()
     hard = means.mean().sort_values(kind="stable").index[:MOST]
     cut = f", the {MOST} hardest of {means.shape[1]}" if means.shape[1] > MOST else ""
@@ -31,53 +34,36 @@ def section(study: Comparison) -> Section:
         f"Recall: percent of a class's test images that is got right, mean of {study.seeds}; classes from "
         f"the hardest down{cut}.",
         data,
-        lambda: _draw(data, study.sizes_in(data), study.candidates, list(hard)),
+        lambda: _draw(data, study.candidates, list(hard)),
     )
     return Section("Classes and sensitivity", (picture, *_sensitivity(study, recalls)))
-
-
-def _recalls(study: Comparison) -> pd.DataFrame:
-    """The share of each class's test images that each final run gets right: a row a run, a column a class."""
-    predictions, runs = study.tables.predictions, study.tables.runs
-    correct = predictions.correct(runs["fingerprint"].tolist())
-    shares = {
-        predictions.classes[i]: correct[:, predictions.labels == i].mean(1) for i in np.unique(predictions.labels)
-    }
-    return pd.DataFrame(shares, index=runs.index)
 
 
 def _sensitivity(study: Comparison, recalls: pd.DataFrame) -> Iterator[str | Table]:
     """Of how many strategies the difference from the reference depends on the measure, and which these are."""
     columns = [f"recall of {name}" for name in recalls]
     runs = study.tables.runs.join(recalls.set_axis(columns, axis="columns"))
-    other, tested, rows = METRICS[study.other_metric], 0, []
-    for size in study.sizes:
-        by_name = dict(list(runs[runs["per_class"] == size].groupby("strategy")))
-        for name in study.names:
-            pair = study.gain(size, name, REFERENCE)
-            if not pair or not np.isfinite(pair["difference"]):
-                continue
-            tested += 1
-            gains = [
-                by_seed(by_name[REFERENCE], by_name[name], study.tables.correlation(size), column)[1]
-                for column in (study.other_column, *columns)
-            ]
-            (found, *of_classes) = [(gain.difference, gain.low, gain.high) if gain else (np.nan,) * 3 for gain in gains]
-            better, worse = (
-                [str(label) for label, ends in zip(recalls, of_classes, strict=True) if _sign(*ends[1:]) == wanted]
-                for wanted in (1, -1)
-            )
-            new_images = pair["low_new_images"], pair["high_new_images"]
-            signs = {_sign(pair["low"], pair["high"]), _sign(*new_images), _sign(*found[1:])}
-            if len(signs) > 1 or (better and worse):
-                cells = [f"`{name}`", size_text(size)]
-                cells += [with_interval(pair["difference"], pair["low"], pair["high"]), bracket(*new_images)]
-                rows.append((*cells, with_interval(*found), _classes(better), _classes(worse)))
-    if not tested:
+    other, rows = METRICS[study.other_metric], []
+    pairs = study.gains((size, name, REFERENCE) for size in study.sizes for name in study.names)
+    for pair in pairs.to_dict("records"):
+        size = int(pair["per_class"])
+        theirs, ours = (where(runs, per_class=size, strategy=name) for name in (REFERENCE, pair["strategy"]))
+        measures, correlation = (COLUMNS[study.other_metric], *columns), study.tables.correlation(size)
+        gains = [by_seed(theirs, ours, correlation, column)[1] for column in measures]
+        (found, *of_classes) = [(gain.difference, gain.low, gain.high) if gain else (np.nan,) * 3 for gain in gains]
+        signs_of = {str(label): _sign(*ends[1:]) for label, ends in zip(recalls, of_classes, strict=True)}
+        better, worse = ([label for label, sign in signs_of.items() if sign == wanted] for wanted in (1, -1))
+        new_images = pair["low_new_images"], pair["high_new_images"]
+        signs = {_sign(pair["low"], pair["high"]), _sign(*new_images), _sign(*found[1:])}
+        if len(signs) > 1 or (better and worse):
+            cells = [f"`{pair['strategy']}`", size_text(size)]
+            cells += [with_interval(pair["difference"], pair["low"], pair["high"]), bracket(*new_images)]
+            rows.append((*cells, with_interval(*found), _classes(better), _classes(worse)))
+    if pairs.empty:
         return
     yield (
-        f"{tested - len(rows)} of {tested} differences from `{REFERENCE}` read the same (better, worse or open, by the "
-        f"95% interval of that one) on new test images and by {other}, and trade no class for another"
+        f"{len(pairs) - len(rows)} of {len(pairs)} differences from `{REFERENCE}` read the same (better, worse or "
+        f"open, by the 95% interval of that one) on new test images and by {other}, and trade no class for another"
         f"{'. The others, in points:' if rows else '.'}"
     )
     if rows:
@@ -94,22 +80,13 @@ def _classes(names: list[str]) -> str:
     return NONE if not text else text if len(text) <= 24 or len(names) == 1 else f"{len(names)} classes"
 
 
-def _draw(recalls: pd.DataFrame, sizes: list[int], names: list[str], classes: list[str]) -> Figure:
-    drawing, panels = grid(len(sizes), 2, 1.2 + 0.2 * len(classes), sharex=True, sharey=True)
-    ends = {"vmin": recalls["recall"].min(), "vmax": recalls["recall"].max()}
-    for panel, size in zip(panels, sizes, strict=True):
-        values = recalls[recalls["per_class"] == size].pivot_table(index="class", columns="strategy", values="recall")
+def _draw(recalls: pd.DataFrame, names: list[str], classes: list[str]) -> Figure:
+    looks: dict[str, Any] = {"vmin": recalls["recall"].min(), "vmax": recalls["recall"].max(), "cmap": "YlGnBu"}
+    looks |= {"xticklabels": False, "yticklabels": False}
+
+    def onto(panel: Axes, mine: pd.DataFrame) -> None:
+        values = mine.pivot_table(index="class", columns="strategy", values="recall")
         values = values.reindex(index=classes, columns=names)
-        style = {
-            "xticklabels": False,
-            "yticklabels": False,
-            "linewidths": 1,
-            "annot_kws": {"fontsize": 7.5},
-            "cbar": False,
-            "cmap": "YlGnBu",
-        }
-        sns.heatmap(values, annot=True, fmt=".0f", ax=panel, **ends, **style)
-        panel.set(xlabel="", ylabel="", title=size_name(size))
-        panel.set_xticks(np.arange(len(names)) + 0.5, [drawn(name) for name in names], rotation=90)
-        panel.set_yticks(np.arange(len(classes)) + 0.5, [drawn(name) for name in classes], rotation=0)
-    return drawing
+        heat_map(panel, values, values.map("{:.0f}".format), [drawn(name) for name in names], 90, **looks)
+
+    return by_size(recalls, onto, 1.2 + 0.2 * len(classes), sharex=True, sharey=True)[0]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
@@ -9,8 +11,7 @@ from matplotlib.figure import Figure
 
 from analysis.comparison import Comparison
 from analysis.markdown import Picture, Section
-from analysis.style import colours, core, grid, legend, log_ticks, markers
-from analysis.tables import size_name
+from analysis.style import by_size, colours, core, legend, log_ticks, markers
 
 
 def section(study: Comparison) -> Section:
@@ -23,37 +24,36 @@ def section(study: Comparison) -> Section:
         f"Mean {study.metric} (percent, 95% interval, {study.seeds}) against the median time of a run (log scale) "
         "on the machines under [provenance](#provenance); left and up is better; ▾: below what is shown.",
         found,
-        lambda: _draw(found, study.sizes_in(found), study.metric),
+        lambda: _draw(found, study.metric),
     )
     return Section("Accuracy against time", (picture,))
 
 
-def _draw(found: pd.DataFrame, sizes: list[int], metric: str) -> Figure:
+def _draw(found: pd.DataFrame, metric: str) -> Figure:
     names = list(dict.fromkeys(found["strategy"]))
-    drawing, panels = grid(len(sizes), 2, 2.6)
-    for panel, size in zip(panels, sizes, strict=True):
-        _panel(panel, found[found["per_class"] == size], names)
-        panel.set(title=size_name(size), xlabel="seconds a run", ylabel="")
+    palette = colours(names)
+    look: dict[str, Any] = {"hue": "strategy", "hue_order": names, "palette": palette, "s": 55, "zorder": 3}
+    look |= {"style": "strategy", "style_order": names, "markers": markers(names)}
+
+    def onto(panel: Axes, mine: pd.DataFrame) -> None:
+        low, high = core(
+            mine.rename(columns={"judged": "value", "judged_low": "low", "judged_high": "high"}), zero=False
+        )
+        room = 0.08 * (high - low) or 1.0
+        inside = mine["judged"] >= low
+        sns.scatterplot(mine[inside], x="seconds", y="judged", ax=panel, **look)
+        for row in mine.assign(inside=inside).to_dict("records"):
+            colour = palette[row["strategy"]]
+            if row["inside"]:
+                panel.vlines(row["seconds"], row["judged_low"], row["judged_high"], color=colour, linewidth=1.6)
+            else:
+                place: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 8}
+                panel.text(row["seconds"], low - room, f"{row['judged']:.1f} ▾", color=colour, **place)
+        ends = mine["seconds"].min() / 1.5, mine["seconds"].max() * 1.5
+        panel.set(xscale="log", xlim=ends, ylim=(low - 1.5 * room, high + room), xlabel="seconds a run", ylabel="")
+        log_ticks(panel.xaxis)
+
+    drawing, panels = by_size(found, onto, 2.6)
     panels[0].set_ylabel(f"{metric} (%)")
     legend(drawing, panels, "outside lower center", 4)
     return drawing
-
-
-def _panel(panel: Axes, mine: pd.DataFrame, names: list[str]) -> None:
-    palette = colours(names)
-    low, high = core(mine.rename(columns={"judged": "value", "judged_low": "low", "judged_high": "high"}), zero=False)
-    room = 0.08 * (high - low) or 1.0
-    inside = mine["judged"] >= low
-    look = {"palette": palette, "markers": markers(names), "hue_order": names, "style_order": names}
-    sns.scatterplot(
-        mine[inside], x="seconds", y="judged", hue="strategy", style="strategy", s=55, zorder=3, ax=panel, **look
-    )
-    for row in mine[inside].to_dict("records"):
-        ends = row["judged_low"], row["judged_high"]
-        panel.vlines(row["seconds"], *ends, color=palette[row["strategy"]], linewidth=1.6)
-    for row in mine[~inside].to_dict("records"):
-        words, colour = f"{row['judged']:.1f} ▾", palette[row["strategy"]]
-        panel.text(row["seconds"], low - room, words, color=colour, fontsize=8, ha="center", va="center")
-    ends = mine["seconds"].min() / 1.5, mine["seconds"].max() * 1.5
-    panel.set(xscale="log", xlim=ends, ylim=(low - 1.5 * room, high + room))
-    log_ticks(panel.xaxis)

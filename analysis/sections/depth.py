@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, partial
 from itertools import pairwise
 
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from analysis import style
 from analysis.comparison import Comparison
-from analysis.markdown import NONE, Picture, Section, Table, code, number, with_interval
+from analysis.markdown import NONE, Picture, Section, Table, by_size, code, number, with_interval
 from analysis.sections.ablations import depths, effects
-from analysis.style import INK, figure, key, lines
-from analysis.tables import GROUPS, size_name
+from analysis.tables import GROUPS
 
 COLUMNS = ["per_class", "of", "ablation", "twin", "first", "k", "judged", "cost", "low", "high"]
 
@@ -39,8 +40,7 @@ def section(study: Comparison) -> Section | None:
     if table.empty:
         return None
     body: list[str | Table | Picture] = [_picture(study, table)] if table["cost"].notna().any() else []
-    for size, mine in table.groupby("per_class", sort=False):
-        body += [f"**{size_name(int(str(size)))}**", _table(study, mine)]
+    body += by_size(table, partial(_table, study))
     updated = [name for name in dict.fromkeys(table["of"]) if study.recipe(name)["batch_norm"] == "train"]
     if updated:
         body.append(f"With {code(updated)}, freezing a group also keeps its BatchNorm statistics.")
@@ -66,19 +66,17 @@ def _table(study: Comparison, mine: pd.DataFrame) -> Table:
 def _picture(study: Comparison, table: pd.DataFrame) -> Picture:
     frozen = [group for group, first in pairwise(GROUPS) if first in set(table["first"])]
 
+    def onto(panel: Axes, mine: pd.DataFrame) -> None:
+        place = mine["first"].map(lambda first: frozen.index(GROUPS[GROUPS.index(first) - 1]))
+        panel.axhline(0, color=style.INK, linewidth=0.9)
+        style.lines(panel, mine.assign(place=place, name=mine["of"], value=mine["cost"]), study.names)
+        panel.set_xlabel("frozen up to")
+        panel.set_xticks(range(len(frozen)), frozen)
+
     def draw() -> Figure:
-        sizes = list(dict.fromkeys(table["per_class"]))
-        drawing = figure(3.1)
-        panels = drawing.subplots(1, len(sizes), sharey=True, squeeze=False)[0]
-        for size, panel in zip(sizes, panels, strict=True):
-            mine = table[table["per_class"] == size]
-            place = mine["first"].map(lambda first: frozen.index(GROUPS[GROUPS.index(first) - 1]))
-            panel.axhline(0, color=INK, linewidth=0.9)
-            lines(panel, mine.assign(place=place, name=mine["of"], value=mine["cost"]), study.names)
-            panel.set(title=size_name(size), xlabel="frozen up to")
-            panel.set_xticks(range(len(frozen)), frozen)
+        drawing, panels = style.by_size(table, onto, 2.6, 9, sharey=True)
         panels[0].set_ylabel("cost (points)")
-        key(drawing, study.names, list(table["of"]))
+        style.key(drawing, study.names, list(table["of"]))
         return drawing
 
     caption = f"Cost of freezing: {study.metric} with everything learning minus that with the groups from the input on "

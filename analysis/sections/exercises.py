@@ -10,13 +10,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from analysis import paired
 from analysis.comparison import Comparison
 from analysis.markdown import Picture, Section, number, signed
-from analysis.paired import ends
 from analysis.sections.phases import gains, verdict
 from analysis.sections.sweep import rate_ticks, sweeps
 from analysis.style import colours, figure, key, lines
-from analysis.tables import size_name
+from analysis.tables import size_name, where
 
 GRADUAL = "gradual_unfreezing"
 THREE = ("scratch", "feature_extraction", "fine_tune")
@@ -24,10 +24,12 @@ SWEPT = ("fine_tune", "fine_tune_batch_norm_train")
 
 
 def section(study: Comparison) -> Section | None:
+    """None where no rate of fine-tuning was swept: such a study was not made for the exercises."""
     size = study.sizes[-1]  # the largest speaks
-    parts = [part for part in (_phases(study, size), _three(study, size), _rates(study, size)) if part is not None]
-    if not parts:
+    rates = _rates(study, size)
+    if rates is None:
         return None
+    parts = [part for part in (_phases(study, size), _three(study, size), rates) if part is not None]
 
     def draw() -> Figure:
         drawing = figure(2.9)
@@ -46,8 +48,7 @@ Part = tuple[str, pd.DataFrame, Callable[[Axes], None]]  # a line, what the pane
 
 
 def _phases(study: Comparison, size: int) -> Part | None:
-    table = gains(study)
-    table = table[(table["per_class"] == size) & (table["strategy"] == GRADUAL)]
+    table = where(gains(study), per_class=size, strategy=GRADUAL)
     if table.empty:
         return None
     first, *later = table.to_dict("records")
@@ -72,25 +73,18 @@ def _phases(study: Comparison, size: int) -> Part | None:
 def _three(study: Comparison, size: int) -> Part | None:
     if not set(THREE) <= set(study.ran(size)):
         return None
-    rows = {name: study.of(size, name) for name in THREE}
-    reached = [
-        f"`{name}` {number(row['train_accuracy'])} / {number(row['val_accuracy'])}" for name, row in rows.items()
-    ]
+    rows = [study.of(size, name) for name in THREE]
+    ends = [(row["strategy"], number(row["train_accuracy"]), number(row["val_accuracy"])) for row in rows]
+    reached = [f"`{name}` {train} / {val}" for name, train, val in ends]
     line = f"**2, training / validation accuracy, %**: {', '.join(reached)}."
-    history = study.tables.history
-    data = history[
-        (history["role"] == "final")
-        & (history["per_class"] == size)
-        & history["strategy"].isin(THREE)
-        & history["split"].isin(("train", "val"))
-        & (history["metric"] == "accuracy")
-    ].dropna(subset="value")
+    data = where(study.tables.history, role="final", per_class=size, metric="accuracy").dropna(subset="value")
+    data = data[data["strategy"].isin(THREE) & data["split"].isin(("train", "val"))]
     data = data.assign(exercise=2, name=data["strategy"], value=data["value"] * 100)
     data = data[["exercise", "name", "seed", "split", "epoch", "value"]]
 
     def onto(panel: Axes) -> None:
         looks = {"palette": colours(THREE), "dashes": {"train": (2, 1.5), "val": ""}, "legend": False}
-        over = ends(study.tables.correlation(size))
+        over = paired.ends(study.tables.correlation(size))
         sns.lineplot(data, x="epoch", y="value", hue="name", style="split", errorbar=over, ax=panel, **looks)
         panel.set(title="2. Three ways", ylabel="accuracy (%)")
         panel.xaxis.set_major_locator(MaxNLocator(4, integer=True))
@@ -99,9 +93,9 @@ def _three(study: Comparison, size: int) -> Part | None:
 
 
 def _rates(study: Comparison, size: int) -> Part | None:
-    table = sweeps(study)
-    table = table[(table["per_class"] == size) & table["strategy"].isin(SWEPT)]
-    mine = table[table["strategy"] == SWEPT[0]]
+    table = where(sweeps(study), per_class=size)
+    table = table[table["strategy"].isin(SWEPT)]
+    mine = where(table, strategy=SWEPT[0])
     if mine.empty:
         return None
     said = [f"{row['label']} {number(row['judged'])}% ({row['what']})" for row in mine.to_dict("records")]

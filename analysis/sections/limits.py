@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from analysis.comparison import CITABLE_FROM, Comparison
+from analysis.comparison import Comparison
 from analysis.markdown import Section, Table, counted, listed, number, sentence, shown
+from analysis.power import CITABLE_FROM, DECIDED_FROM
 from analysis.tables import METRICS, Tables, size_name
-from analysis.unbeaten import DECIDED_FROM
 
 ROLES = {"pilot": "tuning", "final": "final", "sweep": "sweep", "ablation": "ablation"}
 UNCOMMITTED = "-dirty"  # ends a commit that had changes beside it
@@ -113,9 +113,8 @@ def _runs(study: Comparison) -> Iterator[str]:
 
 def missing(tables: Tables) -> Table:
     """How many declared runs are missing, by role and strategy, and of how many."""
-    declared, absent = (
-        Counter(zip(frame["role"], frame["strategy"], strict=True)) for frame in (tables.declared, tables.missing_cells)
-    )
+    cells = (tables.declared, tables.missing_cells)
+    declared, absent = (Counter(zip(frame["role"], frame["strategy"], strict=True)) for frame in cells)
     rows = [
         (name, f"`{strategy}`", number(absent[role, strategy], 0), number(count, 0))
         for role, name in ROLES.items()

@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 from analysis.comparison import Comparison
 from analysis.markdown import NONE, Picture, Section, Table
 from analysis.paired import strategy_order
-from analysis.style import INK, drawn, figure
-from analysis.tables import size_name, used_scale
+from analysis.style import INK, drawn, figure, legend
+from analysis.tables import size_name, where
 
 RULES: Mapping[str, str] = {"steepest": "steepest slope", "tenth_of_lowest": "lowest / 10"}
 NEAR = 3.0  # a factor
@@ -23,17 +23,12 @@ NEAR = 3.0  # a factor
 
 @cache
 def suggestions(study: Comparison) -> pd.DataFrame:
-    """A row a range test and rule: strategy, per_class, seed, rule, scale suggested, used, times: their ratio.
-
-    No suggestion is NaN.
-    """
+    """A row a range test and rule: strategy, per_class, seed, rule, scale (NaN for none), used, times (their ratio)."""
     found = study.tables.lr_suggestions
     names = {name: place for place, name in enumerate(strategy_order(found["strategy"].unique().tolist()))}
     long = found.melt(["strategy", "per_class", "seed"], list(RULES), var_name="rule", value_name="scale")
-    used = [
-        used_scale(study.tables.provenance, size, name)
-        for size, name in zip(long["per_class"], long["strategy"], strict=True)
-    ]
+    cells = zip(long["per_class"], long["strategy"], strict=True)
+    used = [study.tables.used_scale(size, name) for size, name in cells]
     long = long.assign(used=used, times=long["scale"] / used)
     return long.sort_values(["strategy", "seed"], key=lambda c: c.replace(names), ignore_index=True)
 
@@ -57,9 +52,8 @@ def section(study: Comparison) -> Section | None:
 def _table(mine: pd.DataFrame) -> Table:
     rows = []
     for name, tests in mine.groupby("strategy", sort=False):
-        by_rule = {rule: tests[tests["rule"] == rule] for rule in RULES}
-        seeds, used = str(tests["seed"].nunique()), f"×{tests['used'].iloc[0]:g}"
-        rows.append((f"`{name}`", seeds, used, *(_suggested(of["scale"].dropna()) for of in by_rule.values())))
+        suggested = [_suggested(where(tests, rule=rule)["scale"].dropna()) for rule in RULES]
+        rows.append((f"`{name}`", str(tests["seed"].nunique()), f"×{tests['used'].iloc[0]:g}", *suggested))
     head = ("Strategy", "Tests", "Used", *(said.capitalize() for said in RULES.values()))
     return Table(head, tuple(rows), frozenset(range(1, len(head))))
 
@@ -68,9 +62,8 @@ def _suggested(scales: pd.Series[float]) -> str:
     """The median and the extremes of the scales that one rule suggests."""
     if scales.empty:
         return NONE
-    middle, low, high = (
-        f"×{value:.0f}" if value > 99 else f"×{value:.2g}" for value in (scales.median(), scales.min(), scales.max())
-    )
+    ends = (scales.median(), scales.min(), scales.max())
+    middle, low, high = (f"×{value:.0f}" if value > 99 else f"×{value:.2g}" for value in ends)
     return f"{middle} [{low}, {high}]"
 
 
@@ -84,16 +77,13 @@ def _picture(study: Comparison) -> Picture:
         panel: Any = drawing.subplots()
         panel.axvspan(1 / NEAR, NEAR, color="#F1ECDD", linewidth=0, zorder=0)
         panel.axvline(1, color=INK, linewidth=0.9, zorder=1)
-        looks: dict[str, Any] = {"palette": ["#0072B2", "#D55E00"], "jitter": False, "dodge": True, "size": 4}
-        sns.stripplot(
-            data, x="times", y="strategy", hue="rule", hue_order=RULES.values(), order=names, ax=panel, **looks
-        )
+        looks: dict[str, Any] = {"hue": "rule", "hue_order": RULES.values(), "palette": ["#0072B2", "#D55E00"]}
+        looks |= {"order": names, "jitter": False, "dodge": True, "size": 4}
+        sns.stripplot(data, x="times", y="strategy", ax=panel, **looks)
         panel.set(xscale="log", xlabel="suggested / used", ylabel="")
         panel.xaxis.set_major_formatter("{x:g}")
         panel.set_yticks(range(len(names)), [drawn(name) for name in names])
-        handles, labels = panel.get_legend_handles_labels()
-        panel.get_legend().remove()
-        drawing.legend(handles, labels, loc="outside upper center", ncols=2)
+        legend(drawing, [panel], "outside upper center", 2)
         return drawing
 
     caption = "Scale of all rates that each range test suggests over the one that the runs used, at "

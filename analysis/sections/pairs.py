@@ -7,15 +7,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.figure import Figure
 
 from analysis.comparison import REFERENCE, Comparison
 from analysis.markdown import NONE, Picture, Section, Table, bracket, counted, number, p_value, signed, with_interval
 from analysis.paired import no_test
 from analysis.power import ALPHA
-from analysis.style import Intervals, drawn, figure
-from analysis.tables import size_name
+from analysis.style import drawn, figure, gained, heat_map
+from analysis.tables import size_name, where
 
 
 def section(study: Comparison) -> Section | None:
@@ -33,20 +32,10 @@ def section(study: Comparison) -> Section | None:
 
 
 def _forest(study: Comparison) -> Iterator[Picture]:
-    columns = ["difference", "low", "high", "low_new_images", "high_new_images", "p_holm"]
-    found = pd.DataFrame(
-        [
-            {"per_class": size, "strategy": name, "k": pair["k"]} | {column: pair[column] for column in columns}
-            for size in study.sizes
-            for name in study.names
-            if (pair := study.gain(size, name, REFERENCE))
-        ],
-        columns=["per_class", "strategy", "k", *columns],
-    ).dropna(subset="difference")
+    found = study.gains((size, name, REFERENCE) for size in study.sizes for name in study.names)
     if found.empty:
         return
     names = [name for name in study.names if name in set(found["strategy"])]
-    renamed = {"strategy": "name", "difference": "value", "low_new_images": "low_wide", "high_new_images": "high_wide"}
     axis = f"points of {study.metric} over {REFERENCE}"
     yield Picture(
         "forest",
@@ -54,17 +43,17 @@ def _forest(study: Comparison) -> Iterator[Picture]:
         f"{study.metric.capitalize()} minus that of `{REFERENCE}` in points, paired by seed ({study.seeds}). Thick: "
         f"95% interval over {study.over}; thin: over new test images too. Filled: told apart (corrected).",
         found,
-        lambda: Intervals(found.rename(columns=renamed), axis, names, zero=True, filled=found["p_holm"] < ALPHA).draw(),
+        lambda: gained(found, axis, names),
     )
 
 
 def _map(study: Comparison, per_class: int) -> Picture | None:
-    pairs = study.pairs[(study.pairs["per_class"] == per_class) & (study.pairs["family"] == "pairs")]
+    pairs = where(study.pairs, per_class=per_class, family="pairs")
     names = [name for name in study.names if name in set(pairs["a"]) | set(pairs["b"])]
     if len(names) < 3 or pairs["difference"].isna().all():
         return None
     return Picture(
-        study.named("pairs", per_class),
+        f"pairs_{per_class or 'all'}" if len(study.sizes) > 1 else "pairs",
         f"All pairs of default strategies with {size_name(per_class)}",
         f"Row minus column with {size_name(per_class)}, points ± half the 95% interval ({study.seeds}). "
         f"Bold: told apart after correction over all {len(pairs)} pairs.",
@@ -85,32 +74,21 @@ def _draw(pairs: pd.DataFrame, names: list[str], title: str) -> Figure:
     reach = np.nanmax([*near["difference"].abs(), pairs["half"].median()])
     drawing = figure(0.5 + 0.4 * len(names))
     panel = drawing.subplots()
-    sns.heatmap(
-        values,
-        vmin=-reach,
-        vmax=reach,
-        cmap="PuOr",
-        annot=texts,
-        fmt="",
-        annot_kws={"fontsize": 8, "linespacing": 1.1},
-        linewidths=1.5,
-        cbar=False,
-        ax=panel,
-    )
+    looks = {"vmin": -reach, "vmax": reach, "cmap": "PuOr", "linewidths": 1.5}
+    looks["annot_kws"] = {"fontsize": 8, "linespacing": 1.1}
+    heat_map(panel, values, texts, [drawn(name) for name in values.columns], 30, **looks)
     for text in panel.texts:
         x, y = text.get_position()
         text.set_fontweight("bold" if p.to_numpy()[int(y), int(x)] < ALPHA else "normal")
     panel.grid(visible=False)
-    panel.set(xlabel="", ylabel="", title=title)
-    panel.set_xticklabels([drawn(name) for name in values.columns], rotation=30, ha="right")
-    panel.set_yticklabels([drawn(name) for name in values.index], rotation=0)
+    panel.set_title(title)
     return drawing
 
 
 def _folded(study: Comparison) -> Iterator[str | Table]:
     header = ("B", "A", "Seeds", "B − A", "New images", "p", "B won", "Detectable")
     for size in study.sizes:
-        pairs = study.pairs[study.pairs["per_class"] == size]
+        pairs = where(study.pairs, per_class=size)
         if len(pairs):
             yield f"<details><summary>{size_name(size)}: {counted(len(pairs), 'pair')}</summary>"
             yield Table(header, tuple(_row(pair) for pair in pairs.to_dict("records")), frozenset(range(2, 8)))

@@ -30,11 +30,8 @@ def _setting(study: Comparison) -> Iterator[tuple[str, str]]:
     yield "Data", f"{shown(dataset['name'])}: {shown(dataset['source'])}"
     yield "Licence", shown(dataset["licence"])
     yield "Data, SHA-256", f"`{dataset['sha256']}`"
-    yield (
-        "Splits",
-        f"{number(dataset['pool_images'], 0)} images to draw from, {number(dataset['test_images'], 0)} for testing, "
-        f"{number(dataset['watched_images'], 0)} watched",
-    )
+    pool, test, watched = (number(dataset[f"{split}_images"], 0) for split in ("pool", "test", "watched"))
+    yield "Splits", f"{pool} images to draw from, {test} for testing, {watched} watched"
     yield "Test images by class", ", ".join(f"{shown(name)} {number(count, 0)}" for name, count in counts)
     yield "Backbone", f"`{backbone['name']}`, weights: {shown(backbone['weights'])}"
     yield "Weights, SHA-256", f"`{backbone['weights_sha256']}`"
@@ -44,9 +41,8 @@ def _setting(study: Comparison) -> Iterator[tuple[str, str]]:
 def _method(study: Comparison) -> Iterator[tuple[str, str]]:
     parameters = study.parameters
     settings, seeds = parameters["study"], parameters["study"]["seeds"]
-    updates = listed(
-        [f"{number(count, 0)} with {size_name(int(size))}" for size, count in parameters["updates"].items()]
-    )
+    counts = parameters["updates"].items()
+    updates = listed([f"{number(count, 0)} with {size_name(int(size))}" for size, count in counts])
     tried = [float(s) for of in parameters.get("tried", {}).values() for f in of.values() for s in f["tried"]]
     yield "Training", f"{settings['epochs']} epochs, batches of {settings['batch_size']}; updates a run: {updates}"
     yield "Optimizer", parameters["optimizer"]
@@ -75,26 +71,17 @@ def _runs(study: Comparison) -> Iterator[tuple[str, str]]:
     versions = [f"{name} {v}" for e in environments for name, v in e["versions"].items()]
     span = pd.Timestamp(provenance["finished"]) - pd.Timestamp(provenance["started"])
     yield "Runs", f"{number(declared - absent, 0)} of {number(declared, 0)} declared{shared}"
-    devices = _each(
-        f"{e['device_kind'].upper()} {e['device']}, {counted(int(e['threads']), 'thread')}" for e in environments
-    )
-    yield "Hardware", devices
-    yield (
-        "Time",
-        f"{seconds(float(provenance['training_seconds']))} of training; first to last run "
-        f"{seconds(span.total_seconds())}, to {str(provenance['finished'])[:16]}",
-    )
+    threads = (f"{e['device']}, {counted(int(e['threads']), 'thread')}" for e in environments)
+    yield "Hardware", _each(f"{e['device_kind'].upper()} {of}" for e, of in zip(environments, threads, strict=True))
+    total, between = seconds(float(provenance["training_seconds"])), seconds(span.total_seconds())
+    yield "Time", f"{total} of training; first to last run {between}, to {str(provenance['finished'])[:16]}"
     yield "Parameters", f"{number(strategies['total_parameters'].max(), 0)} weights"
     yield "Settings, SHA-256", _each(f"`{e['parameters_sha256']}`" for e in environments)
     yield "Software", _each([f"Python {e['python']}" for e in environments] + versions)
+    made = (*environments, *provenance["range_tests"])
+    commits = (str(e["commit"]).partition("-") for e in made)  # behind the dash: whether there were changes
     yield "Numerics version", _each(str(e["numerics_version"]) for e in environments)
-    yield "Commits", _each(f"`{_short(str(e['commit']))}`" for e in (*environments, *provenance["range_tests"]))
-
-
-def _short(commit: str) -> str:
-    """The first twelve digits, and whether there were changes beyond them."""
-    digits, dash, changed = commit.partition("-")
-    return digits[:12] + dash + changed
+    yield "Commits", _each(f"`{digits[:12]}{dash}{rest}`" for digits, dash, rest in commits)
 
 
 def _each(values: Iterable[str]) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 from analysis.comparison import Comparison
 from analysis.markdown import NONE, Section, Table, number, rate_text, size_text
 from analysis.paired import strategy_order
-from analysis.tables import ALL, GROUPS, group_rates, used_scale
+from analysis.tables import ALL, GROUPS, group_rates
 
 NOT_SETTINGS = {"phases", "epochs_of_phases", "weights", "of", "name", "default"}  # they have columns of their own
 
@@ -38,11 +38,8 @@ def common_settings(study: Comparison) -> dict[str, str]:
 
 def _settings(block: Mapping[str, Any]) -> dict[str, str]:
     """What a strategy sets besides its phases and weights, as text."""
-    return {
-        key: f"{value:g}" if isinstance(value, float) else str(value)
-        for key, value in block.items()
-        if key not in NOT_SETTINGS
-    }
+    said = {key: f"{value:g}" if isinstance(value, float) else str(value) for key, value in block.items()}
+    return {key: value for key, value in said.items() if key not in NOT_SETTINGS}
 
 
 def recipes(study: Comparison) -> Table:
@@ -55,7 +52,7 @@ def recipes(study: Comparison) -> Table:
         if "of" in block:
             also.insert(0, f"changes `{block['of']}`")
         tuned = block.get("of", name)  # an ablation runs at the rates of the strategy it changes
-        scales = [f"×{used_scale(study.tables.provenance, size, tuned):g}" for size in study.sizes]
+        scales = [f"×{study.tables.used_scale(size, tuned):g}" for size in study.sizes]
         phases = list(zip(block["epochs_of_phases"], block["phases"], strict=True))
         learning = [(str(epochs), _rates(phase["lr"])) for epochs, phase in phases] or [(NONE, "head, closed form")]
         rows.append((f"`{name}`", *learning[0], "; ".join(also) or NONE, " / ".join(scales)))
@@ -88,7 +85,7 @@ def tuning(study: Comparison) -> Table:
     rows = []
     for (size, name), of in sorted(tried.items(), key=lambda item: (item[0][0] == ALL, item[0][0])):
         reached = {float(scale): number(100 * found["right"] / found["of"]) for scale, found in of.items()}
-        chosen = used_scale(study.tables.provenance, size, name)
+        chosen = study.tables.used_scale(size, name)
         cells = [f"**{text}**" if scale == chosen else text for scale in scales for text in [reached.get(scale, "")]]
         images = max((found["of"] for found in of.values()), default=0)
         if of:

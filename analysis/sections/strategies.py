@@ -2,42 +2,49 @@
 
 from __future__ import annotations
 
-from matplotlib.figure import Figure
-
 from analysis.comparison import Comparison
-from analysis.markdown import NONE, Picture, Section, Table, bracket, number, seconds, share, signed, size_text
+from analysis.markdown import (
+    NONE,
+    Picture,
+    Section,
+    Table,
+    number,
+    seconds,
+    share,
+    short,
+    signed,
+    size_text,
+    with_interval,
+)
 from analysis.paired import BATCH_NORM_TRAIN
 from analysis.sections.phases import learning
 from analysis.style import Intervals
-from analysis.tables import ALL, METRICS
+from analysis.tables import ALL, COLUMNS, METRICS
 
 
 def section(study: Comparison) -> Section:
-    """One figure and one table of all strategies, best first at the largest size."""
-    names = _order(study)
-    words = f"{study.metric}, mean over seeds with 95% interval"
-    columns = ["per_class", "strategy", "k", "judged", "judged_low", "judged_high"]
+    """One figure and one table of all strategies, best first at the largest size, those beside the comparison below."""
+    ran, beside = study.ran(study.sizes[-1]), study.unbeaten[-1].others
+    names = sorted(ran + [name for name in study.names if name not in ran], key=lambda name: name in beside)
+    data = study.strategies[["per_class", "strategy", "k", "judged", "judged_low", "judged_high"]]
+    renamed = {"strategy": "name", "judged": "value", "judged_low": "low", "judged_high": "high"}
+    shaded = {size.per_class: size.advised for size in study.unbeaten}
+    rows, axis = data.rename(columns=renamed), f"{study.metric}, %"
     picture = Picture(
         "strategies",
         f"{study.metric.capitalize()} of every strategy",
-        f"Every strategy: {words}. Shaded: the set that nothing beats; ◂: further left; dotted: one answer for all.",
-        study.strategies[columns],
-        lambda: _draw(study, names),
+        f"Every strategy: {study.metric}, mean over seeds with 95% interval; draws are shared, so overlapping bars may "
+        "still be told apart. Shaded: the set that nothing beats; ◂: further left; dotted: one answer for all.",
+        data,
+        lambda: Intervals(rows, axis, names, shaded=shaded, mark=study.baseline).draw(),
     )
-    return Section("", (picture, table(study, names), _reading(study)))
-
-
-def _order(study: Comparison) -> list[str]:
-    """Best first at the largest size; those that did not run there behind."""
-    found = study.ran(study.sizes[-1])
-    return found + [name for name in study.names if name not in found]
-
-
-def _draw(study: Comparison, names: list[str]) -> Figure:
-    renamed = {"strategy": "name", "judged": "value", "judged_low": "low", "judged_high": "high"}
-    shaded = {size.per_class: size.advised for size in study.unbeaten}
-    rows = study.strategies.rename(columns=renamed)
-    return Intervals(rows, f"{study.metric}, %", names, shaded=shaded, mark=study.baseline).draw()
+    italic = " Italic: no default strategy, shown beside the comparison." if beside else ""
+    reading = (
+        f"{study.metric.capitalize()} in percent ± half its 95% interval. Bold: the set that nothing beats.{italic} "
+        f"Always answering the largest class gets {number(study.baseline)}%. Learns: what is trained, and its share of "
+        "the weights; [more](details.md#what-each-strategy-is)."
+    )
+    return Section("", (picture, table(study, names), reading))
 
 
 def table(study: Comparison, names: list[str]) -> Table:
@@ -49,7 +56,7 @@ def table(study: Comparison, names: list[str]) -> Table:
         sizes = [size for size in study.sizes if name in study.ran(size)]
         found = {size: study.of(size, name) for size in sizes}
         cells = [_accuracy(found[size], name in advised[size]) if size in found else NONE for size in study.sizes]
-        times = " / ".join(_seconds(found[size]["seconds"]) if size in found else NONE for size in study.sizes)
+        times = " / ".join(short(found[size]["seconds"]) if size in found else NONE for size in study.sizes)
         last = found[sizes[-1]]
         learns = f"{_what(study, name)} ({share(last['trainable_parameters'], last['total_parameters'])})"
         shown = f"**{name}**" if name in advised[study.sizes[-1]] else f"*{name}*" if name in beside else name
@@ -72,24 +79,11 @@ def _what(study: Comparison, name: str) -> str:
     return words + (", BatchNorm too" if name.endswith(BATCH_NORM_TRAIN) else "")
 
 
-def _seconds(value: float) -> str:
-    return f"{value:.2g}" if value < 10 else f"{value:.0f}"
-
-
 def _accuracy(row: dict[str, float], bold: bool) -> str:
     mean = f"**{number(row['judged'])}**" if bold else number(row["judged"])
     half = (row["judged_high"] - row["judged_low"]) / 2
     failed = f" ({row['diverged']} diverged)" if row["diverged"] else ""
     return (f"{mean} ±{number(half)}" if half == half else mean) + failed
-
-
-def _reading(study: Comparison) -> str:
-    beside = "Italic: no default strategy, shown beside the comparison. " if study.unbeaten[-1].others else ""
-    return (
-        f"{study.metric.capitalize()} in percent ± half its 95% interval. Bold: the set that nothing beats. {beside}"
-        f"Always answering the largest class gets {number(study.baseline)}%. Learns: what is trained, and its share of "
-        "the weights; [more](details.md#what-each-strategy-is)."
-    )
 
 
 def details(study: Comparison) -> Section:
@@ -98,9 +92,9 @@ def details(study: Comparison) -> Section:
     header += ["Training", "Gap", "Log loss", "Calibration", "A run"]
     rows = []
     for row in study.strategies.to_dict("records"):
-        mean = f"{number(row['judged'])} {bracket(row['judged_low'], row['judged_high'], number)}".rstrip()
+        mean = with_interval(row["judged"], row["judged_low"], row["judged_high"], number)
         cells = [f"`{row['strategy']}`", size_text(row["per_class"]), str(row["k"])]
-        cells += [mean, number(row[study.other_column]), number(row["train_accuracy"]), signed(row["gap"])]
+        cells += [mean, number(row[COLUMNS[study.other_metric]]), number(row["train_accuracy"]), signed(row["gap"])]
         cells += [number(row["log_loss"], 2), number(row["ece"]), seconds(row["seconds"])]
         rows.append(tuple(cells))
     words = (

@@ -11,12 +11,13 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from analysis.comparison import Above, Comparison
+from analysis import paired
+from analysis.comparison import Comparison
 from analysis.markdown import NONE, Picture, Section, Table, number, rate_text, with_interval
-from analysis.paired import ends, interval, points
+from analysis.paired import interval, points
 from analysis.statistics import Paired
 from analysis.style import drawn, figure, key, lines
-from analysis.tables import GROUPS, size_name
+from analysis.tables import GROUPS, in_order, last, size_name, where
 
 # What counts as gone wrong, always against the best rate of the same sweep.
 CLEAR_DROP = 1.0  # points of accuracy below the best rate, and lower in every seed
@@ -36,7 +37,10 @@ def sweeps(study: Comparison) -> pd.DataFrame:
     """
     # On test images only where no others were left.
     decides, rows = "val_accuracy" if study.tables.sweep["val_accuracy"].notna().all() else "judged", []
-    for strategy, per_class, mine in _each(_runs(study)):
+    drift, cell = where(study.tables.drift, role="sweep"), [*SWEEP, "lr_scale", "seed"]
+    ends = last(drift[drift["group"] != GROUPS[-1]], "phase", cell)
+    moved = ends.groupby(cell)["weight_distance"].mean().rename("drift").reset_index()
+    for strategy, per_class, mine in _each(study.tables.sweep.merge(moved, on=cell, how="left")):
         written = {rate for phase in study.recipe(strategy).get("phases", []) for rate in phase["lr"].values()}
         base = written.pop() if len(written) == 1 else None
         by_scale = {float(str(scale)): of.set_index("seed").sort_index() for scale, of in mine.groupby("lr_scale")}
@@ -47,9 +51,8 @@ def sweeps(study: Comparison) -> pd.DataFrame:
             label = rate_text(base * scale) if base else f"×{scale:g}"
             judged, low, high, k = interval(points(of["judged"]), study.tables.correlation(per_class))
             val, train = (100 * of[name].mean() for name in ("val_accuracy", "train_accuracy"))
-            diverged = int((of["status"] == "diverged").sum())
             what = "best" if scale == best else _what(of, None if best is None else by_scale[best], decides)
-            numbers = (k, judged, low, high, val, train, of["drift"].mean(), diverged)
+            numbers = (k, judged, low, high, val, train, of["drift"].mean(), len(where(of, status="diverged")))
             rows.append((strategy, per_class, scale, label, *numbers, what))
     table = pd.DataFrame(rows, columns=COLUMNS).astype({"per_class": int, "scale": float})
     return table.assign(place=table["scale"].rank(method="dense") - 1)
@@ -59,16 +62,6 @@ def _each(table: pd.DataFrame) -> Iterator[tuple[str, int, pd.DataFrame]]:
     """By swept strategy and size, the rows of each sweep."""
     for (strategy, size), mine in table.groupby(SWEEP, sort=False):
         yield str(strategy), int(str(size)), mine
-
-
-def _runs(study: Comparison) -> pd.DataFrame:
-    """The swept runs, with how far the backbone of each moved."""
-    drift = study.tables.drift
-    drift = drift[(drift["role"] == "sweep") & (drift["group"] != GROUPS[-1])]
-    cell = [*SWEEP, "lr_scale", "seed"]
-    last = drift[drift["phase"] == drift.groupby(cell)["phase"].transform("max")]
-    moved = last.groupby(cell)["weight_distance"].mean().rename("drift").reset_index()
-    return study.tables.sweep.merge(moved, on=cell, how="left")
 
 
 def _what(mine: pd.DataFrame, best: pd.DataFrame | None, decides: str) -> str:
@@ -87,19 +80,17 @@ def _what(mine: pd.DataFrame, best: pd.DataFrame | None, decides: str) -> str:
 
 def _at_best(study: Comparison, per_class: int) -> pd.DataFrame:
     """The runs at the best rates of the sweeps of one size, with their label."""
-    best = sweeps(study).rename(columns={"scale": "lr_scale"})
-    best = best[(best["what"] == "best") & (best["per_class"] == per_class)]
+    best = where(sweeps(study), what="best", per_class=per_class).rename(columns={"scale": "lr_scale"})
     return study.tables.sweep.merge(best[[*SWEEP, "lr_scale", "label"]])
 
 
 def best_rate_gain(study: Comparison, per_class: int, swept: str, strategy: str) -> Paired | None:
     """The runs at the best rate of a sweep minus a final strategy of its size; None: no best rate, or no test."""
-    runs = _at_best(study, per_class)
-    return study.beside(per_class, strategy, runs[runs["strategy"] == swept])
+    return study.beside(per_class, strategy, where(_at_best(study, per_class), strategy=swept))
 
 
 @cache
-def best_above(study: Comparison, per_class: int) -> Above | None:
+def best_above(study: Comparison, per_class: int) -> tuple[str, Paired] | None:
     """The best rate of a sweep of this size that beats the best strategy advised, where there is one."""
     runs = _at_best(study, per_class)
     name = "`" + runs["strategy"] + "` at " + runs["label"]
@@ -112,11 +103,10 @@ def section(study: Comparison) -> Section | None:
         return None
     body: list[str | Table | Picture] = [_rates(study), _curves(study)]
     for strategy, size, mine in _each(table):
-        gains = {name: best_rate_gain(study, size, strategy, name) for name in study.advised(size)[:1]}
         beside = [
             f": best rate − `{name}`, the best strategy, {with_interval(gain.difference, gain.low, gain.high)} points"
-            for name, gain in gains.items()
-            if gain is not None
+            for name in study.advised(size)[:1]
+            if (gain := best_rate_gain(study, size, strategy, name))
         ]
         body += [f"**`{strategy}`, {size_name(size)}**" + "".join(beside), _table(study, mine)]
     chosen = "validation accuracy" if table["val"].notna().all() else f"{study.metric}, for want of validation"
@@ -151,10 +141,10 @@ def _rates(study: Comparison) -> Picture:
     table, ticks = sweeps(study), rate_ticks(study)
 
     def draw() -> Figure:
-        sizes = list(dict.fromkeys(table["per_class"]))
+        sizes = in_order(table["per_class"])
         drawing = figure(0.7 + 2.1 * len(sizes))
         for size, panels in zip(sizes, drawing.subplots(len(sizes), 2, squeeze=False), strict=True):
-            mine = table[table["per_class"] == size].rename(columns={"strategy": "name"})
+            mine = where(table, per_class=size).rename(columns={"strategy": "name"})
             lines(panels[0], mine.assign(value=mine["judged"]), study.drawn)
             moved = mine.assign(value=mine["drift"], low=float("nan"), high=float("nan"))[mine["drift"] > 0]
             lines(panels[1], moved, study.drawn)
@@ -172,8 +162,7 @@ def _rates(study: Comparison) -> Picture:
 
 
 def _curves(study: Comparison) -> Picture:
-    history = study.tables.history
-    table = history[(history["role"] == "sweep") & (history["metric"] == "accuracy")].dropna(subset="value")
+    table = where(study.tables.history, role="sweep", metric="accuracy").dropna(subset="value")
     table = table[[*SWEEP, "lr_scale", "seed", "split", "epoch", "value"]].assign(value=table["value"] * 100)
     splits = [split for split in ("train", "val") if split in set(table["split"])]
     rates = sorted(sweeps(study)["scale"].unique())
@@ -184,10 +173,10 @@ def _curves(study: Comparison) -> Picture:
         drawing = figure(0.6 + 1.55 * len(found))
         panels = drawing.subplots(len(found), len(splits), sharex=True, sharey="row", squeeze=False)
         for (strategy, size, mine), row in zip(found, panels, strict=True):
-            over = ends(study.tables.correlation(size))
+            over = paired.ends(study.tables.correlation(size))
             looks = {"hue": "lr_scale", "palette": palette, "errorbar": over, "legend": False}
             for split, panel in zip(splits, row, strict=True):
-                sns.lineplot(mine[mine["split"] == split], x="epoch", y="value", ax=panel, **looks)
+                sns.lineplot(where(mine, split=split), x="epoch", y="value", ax=panel, **looks)
                 panel.xaxis.set_major_locator(MaxNLocator(5, integer=True))
                 panel.set_ylabel(f"{'training' if split == 'train' else 'validation'} (%)", visible=True)
             row[0].set_title(drawn(f"{strategy}, {size_name(size)}"))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from itertools import islice
+from collections.abc import Iterator
+from itertools import chain, islice
 
-from analysis.comparison import CITABLE_FROM, Comparison
+from analysis.comparison import Comparison
 from analysis.markdown import Section, counted, listed, number, sentence, shown, with_interval
+from analysis.power import CITABLE_FROM
 from analysis.sections import ablations, sweep
 from analysis.tables import ALL, size_name
 from analysis.unbeaten import one_class
@@ -23,25 +24,20 @@ def section(study: Comparison) -> Section:
 
 def lines(study: Comparison) -> list[str]:
     """What applies, weightiest first."""
-    found = (line for rule in _RULES for line in rule(study))
-    last = "One data set, one backbone, one budget: `make own FOLDER=…` asks the same of your images."
+    found = chain.from_iterable(rule(study) for rule in (_runs, _better, _rates, _images))
+    epochs = study.parameters["study"]["epochs"]
+    last = f"One data set, one backbone, {epochs} epochs: `make own FOLDER=…` asks the same of your images."
     return [*islice(found, MOST - 1), last]
 
 
-def _incomplete(study: Comparison) -> Iterator[str]:
+def _runs(study: Comparison) -> Iterator[str]:
     missing, declared = len(study.tables.missing_cells), len(study.tables.declared)
     if missing:
         lacking = f"{missing:,} of {counted(declared, 'run')} are missing"
         yield f"**Not complete**: {lacking}; `make study STUDY={study.study}` runs them."
-
-
-def _few_seeds(study: Comparison) -> Iterator[str]:
     k = min(size.k for size in study.unbeaten)
     if k < CITABLE_FROM:
         yield f"**{counted(k, 'seed')}**: exploratory, a reason to look further; {CITABLE_FROM} would be citable."
-
-
-def _no_better_than_guessing(study: Comparison) -> Iterator[str]:
     sizes = [
         size_name(size.per_class)
         for size in study.unbeaten
@@ -50,9 +46,6 @@ def _no_better_than_guessing(study: Comparison) -> Iterator[str]:
     if sizes:
         guess = f"always answering the largest class ({number(study.baseline)}%)"
         yield f"With {listed(sizes)}, nothing is shown to be better than {guess}."
-
-
-def _failed(study: Comparison) -> Iterator[str]:
     for size in study.unbeaten:
         flat = one_class(study.tables, size.per_class)
         often = [
@@ -75,56 +68,36 @@ def _better(study: Comparison) -> Iterator[str]:
                 gain = with_interval(row["difference"], row["low"], row["high"])
                 yield f"`{name}`, no default strategy, gets {gain} points on `{best}` with {where}."
                 break
-        for found in (ablations.best_above(study, size.per_class), sweep.best_above(study, size.per_class)):
-            if found:
+        for above in (ablations.best_above(study, size.per_class), sweep.best_above(study, size.per_class)):
+            if above:
+                name, found = above
                 gain = with_interval(found.difference, found.low, found.high)
                 tried = "the best of several tries, so flattered"
-                yield f"{found.name} gets {gain} points on `{best}` with {where}: {tried}."
+                yield f"{name} gets {gain} points on `{best}` with {where}: {tried}."
 
 
-def _untuned(study: Comparison) -> Iterator[str]:
+def _rates(study: Comparison) -> Iterator[str]:
     if not study.tables.tuned:
         scale = study.parameters["study"]["learning_rates"]
         rates = "the textbook's" if isinstance(scale, str) else f"{scale:g} times the textbook's"
         yield f"Rates are {rates}, not tuned: with better ones the order may change."
-
-
-def _judged_on_few(study: Comparison) -> Iterator[str]:
     few = [(size, n) for size in study.sizes if (n := study.judged_on(size)) is not None and n < FEW_JUDGED]
     if few:
         where = listed([f"{n} images ({size_name(size)})" for size, n in few])
         yield f"Rates were chosen on only {where}: a place may be owed to an unlucky rate, which no interval contains."
 
 
-def _data(study: Comparison) -> Iterator[str]:
+def _images(study: Comparison) -> Iterator[str]:
     for note in [*study.tables.provenance["notes"], *study.dataset.get("notes", [])][:1]:
         yield f"{sentence(shown(str(note).rstrip('.')))}."
-
-
-def _same_images(study: Comparison) -> Iterator[str]:
     if not study.draws:
         yield "Every seed trains on the same images: intervals speak of reruns, not of other images."
-
-
-def _overlap(study: Comparison) -> Iterator[str]:
     sizes = [size for size in study.sizes if size != ALL and study.tables.overlap(size) >= MUCH_OVERLAP]
     if sizes:
-        shares = listed([f"{study.tables.overlap(size):.0%} of their images with {size:,} a class" for size in sizes])
-        yield f"The training sets of two seeds share {shares}; every interval is widened for it."
-
-
-def _uneven(study: Comparison) -> Iterator[str]:
+        shares = listed([f"{study.tables.overlap(size):.0%} with {size:,} a class" for size in sizes])
+        yield f"Training sets of two seeds share images, {shares}; every interval is widened for it."
     if study.uneven:
         yield f"Test classes are uneven: {study.metric} decides; one answer for all gets {number(study.baseline)}%."
-
-
-def _published(study: Comparison) -> Iterator[str]:
     others = [f"{entry['accuracy']:g}% ({entry['what']})" for entry in study.dataset.get("published", [])]
     if others:
         yield f"Published on other splits: {listed(others)}; see [details](details.md#published-elsewhere)."
-
-
-_RULES: tuple[Callable[[Comparison], Iterator[str]], ...] = (
-    *(_incomplete, _few_seeds, _no_better_than_guessing, _failed, _better, _untuned, _judged_on_few),
-    *(_data, _same_images, _overlap, _uneven, _published),
-)

@@ -48,11 +48,10 @@ def test_the_best_ablation_that_beats_the_best_strategy_is_named(tmp_path: Path)
     study = compare(load(write_tables(tmp_path / "a", PLAN)))
     found = best_above(study, 100)
     assert found is not None
-    best = study.advised(100)[0]
+    name, gain = found
     mean = study.tables.ablations.query("strategy == @BETTER")["test_accuracy"].mean() * 100
-    assert (found.name, found.against, found.k) == (f"`{BETTER}`", best, 5)
-    assert found.difference == pytest.approx(mean - study.of(100, best)["judged"])
-    assert found.judged == pytest.approx(mean)
+    assert (name, gain.k) == (f"`{BETTER}`", 5)
+    assert gain.difference == pytest.approx(mean - study.of(100, study.advised(100)[0])["judged"])
     # Better than what it changes, and still no match for the best strategy.
     far = Plan(epochs=4, strategies={"last_block": 0.6, "fine_tune": 0.8}, ablations={WORSE: ("last_block", 10.0)})
     behind = compare(load(write_tables(tmp_path / "b", far)))

@@ -56,7 +56,7 @@ def test_the_largest_size_answers_the_three_in_a_panel_and_a_short_line_each(tmp
     ("plan", "answered"),
     [
         (replace(FULL, validation=False), ["2", "3"]),
-        (Plan(epochs=4), ["1", "2"]),
+        (Plan(epochs=4), []),
         (Plan(epochs=4, strategies={"scratch": 0.6, "fine_tune": 0.8}, sweep={"scratch": RATES}), []),
         (Plan(epochs=4, strategies={"fine_tune": 0.8}, sweep={"fine_tune": RATES}), ["3"]),
     ],

@@ -43,7 +43,7 @@ def test_each_line_appears_where_it_applies_and_only_there(tmp_path: Path) -> No
     assert said(plain, "8 modules have cells in both splits.")
     noted = replace(plain.tables, provenance={**plain.tables.provenance, "notes": ["laboratory pictures"]})
     assert said(compare(noted), "Laboratory pictures.")  # what the study's maker says comes first
-    assert said(compared(tmp_path / "overlap", replace(ten, overlap=0.2)), "share 20% of their images with 100 a class")
+    assert said(compared(tmp_path / "overlap", replace(ten, overlap=0.2)), "share images, 20% with 100 a class")
     assert said(compared(tmp_path / "uneven", replace(ten, classes={"a": 300, "b": 100})), "one answer for all")
     assert said(compared(tmp_path / "all", replace(ten, per_class=(0,))), "intervals speak of reruns")
     better = {**MANY.strategies, "fine_tune_batch_norm_train": 0.9}
