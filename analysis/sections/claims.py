@@ -30,7 +30,7 @@ def section(study: Comparison) -> Section | None:
     predicted = any(claim.family == "claims" for claim, _ in judged)
     bold = "**Bold**: predicted before any run on these images; the others are exploratory. " if predicted else ""
     exploratory = "" if predicted else "All are exploratory: reasons to look further. "
-    verdicts = "*Refuted*: the opposite is shown; *open*: these runs can't tell. "
+    verdicts = "*Supported*, *refuted*: shown to lie above, below the margin; *open*: neither. "
     words = f"{bold}{exploratory}{verdicts}Effect in points [95% interval] / the margin that it has to clear.{more}"
     return Section("Rules of thumb", (Table(("Rule", "Verdict", "Effect"), tuple(rows), frozenset({2})), words))
 
