@@ -143,7 +143,7 @@ def sections(studies: Sequence[Comparison]) -> list[Section]:
         found.append(Section("The textbook's rows", (rules,)))
     if answered:
         found.append(Section("The textbook's questions", ("\n".join(f"- {line}" for line in answered),)))
-    yours = "`make study STUDY=yours` compares it with the others on your images ([README](../README.md))."
+    yours = "`make own FOLDER=…` compares it with the others on your images ([README](../README.md))."
     found.append(Section("Your images", (f"{default(studies)} {yours}",)))
     found.append(Section("What no study covers", (not_covered(studies), EDITIONS)))
     return found

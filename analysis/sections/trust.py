@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import chain, islice
 
-from analysis.comparison import Comparison
+from analysis.comparison import REFERENCE, Comparison
 from analysis.markdown import Section, counted, listed, number, sentence, shown, with_interval
 from analysis.power import CITABLE_FROM
 from analysis.sections import ablations, sweep
@@ -47,6 +47,11 @@ def _runs(study: Comparison) -> Iterator[str]:
         guess = f"always answering the largest class ({number(study.baseline)}%)"
         yield f"With {listed(sizes)}, nothing is shown to be better than {guess}."
     for size in study.unbeaten:
+        if REFERENCE in size.advised[1:]:
+            yield (
+                f"With {size_name(size.per_class)}, nothing is shown to beat `{REFERENCE}`: `{size.advised[0]}` has "
+                "the highest mean, no more."
+            )
         flat = one_class(study.tables, size.per_class)
         often = [
             f"`{name}` ({study.of(size.per_class, name)['diverged'] + flat.get(name, 0)} of {size.k})"

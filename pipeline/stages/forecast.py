@@ -67,7 +67,7 @@ def forecast(loaded: Params, study: Study, listing: Listing, current: bool, star
     if not loads and not tests:
         yield f"all {declared:,} runs are there, nothing is to be trained"
         return
-    kept = "" if current or not (command.RESULTS / study.name).exists() else "; earlier runs that still fit are kept"
+    kept = "" if current or not (command.RESULTS / study.name).exists() else "; fewer, where a draw stays the same"
     yield f"to train: {_words(missing, tests)}{kept}"
     disk = _disk(study, loads, found)
     strategies = [load.strategy for load in loads] or [loaded.strategies[name] for name in study.strategies]

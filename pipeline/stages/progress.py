@@ -19,7 +19,7 @@ class Progress:
 
     def __init__(self, title: str, total: int, unit: Literal["epoch", "image", "test", "batch"]) -> None:
         self.title, self.total, self.unit = title, total, unit
-        self.done = 0
+        self.done = self.first = 0
         self.began = self.told = time.monotonic()
         terminal = sys.stderr.isatty()
         self.bar = tqdm(total=total, desc=title, unit=unit, dynamic_ncols=True, leave=False) if terminal else None
@@ -35,6 +35,8 @@ class Progress:
 
     def advance(self, steps: int = 1, where: str = "") -> None:
         """Count `steps` more; `where` says what is being done just now."""
+        if not self.done:
+            self.began, self.first = time.monotonic(), steps  # workers have started: what follows tells of the rest
         self.done += steps
         if self.bar is not None:
             if where:
@@ -42,7 +44,7 @@ class Progress:
             self.bar.update(steps)
         elif time.monotonic() - self.told > PLAIN_EVERY:
             self.told = time.monotonic()
-            left = (self.told - self.began) / self.done * (self.total - self.done)
+            left = (self.told - self.began) / max(1, self.done - self.first) * (self.total - self.done)
             middle = f" · {where}" if where else ""
             self.say(f"{self.title}{middle}: {self.done} of {self.total} {self.unit}s, {left:.0f} s left")
 

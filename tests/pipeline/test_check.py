@@ -110,7 +110,7 @@ def test_with_nothing_to_do_it_needs_no_torch_and_a_touched_image_is_looked_at(s
 
     Image.new("RGB", (24, 24), "red").save("images/train/dark/new.png")
     check.check()
-    assert "tiny: to train: 4 final; earlier runs that still fit are kept" in said.text
+    assert "tiny: to train: 4 final; fewer, where a draw stays the same" in said.text
 
 
 def test_pilots_are_foreseen_and_those_that_are_there_are_not_counted_again(said: pytest.LogCaptureFixture) -> None:
