@@ -36,7 +36,8 @@ class Progress:
     def advance(self, steps: int = 1, where: str = "") -> None:
         """Count `steps` more; `where` says what is being done just now."""
         if not self.done:
-            self.began, self.first = time.monotonic(), steps  # workers have started: what follows tells of the rest
+            self.began = self.told = time.monotonic()  # workers have started: what follows tells of the rest
+            self.first = steps
         self.done += steps
         if self.bar is not None:
             if where:

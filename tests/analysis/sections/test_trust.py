@@ -52,6 +52,13 @@ def test_each_line_appears_where_it_applies_and_only_there(tmp_path: Path) -> No
     )
 
 
+def test_where_the_head_alone_is_not_beaten_the_highest_mean_is_said_to_be_no_more(tmp_path: Path) -> None:
+    same = Plan(strategies={"feature_extraction": 0.79, "fine_tune": 0.8}, seeds=range(10), run_sd=3.0)
+    assert said(compared(tmp_path / "same", same), "nothing is shown to beat `feature_extraction`: `fine_tune` has")
+    apart = replace(same, strategies={"feature_extraction": 0.6, "fine_tune": 0.8})
+    assert not said(compared(tmp_path / "apart", apart), "nothing is shown to beat")
+
+
 def test_few_judged_images_are_told(tmp_path: Path) -> None:
     tables = load(write_tables(tmp_path, Plan(strategies=TWO, seeds=range(10))))
 
