@@ -67,8 +67,8 @@ lock: ## renew requirements.lock: names, versions and hashes, no addresses (need
 ui: $(BIN)/.installed ## browse the runs in MLflow, on this machine only
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --backend-store-uri $(MLFLOW_TRACKING_URI) --host 127.0.0.1 --port 5000 --workers 1
 
-mirror: $(BIN)/.installed ## show every collected study in MLflow, at MLFLOW_TRACKING_URI or in mlflow.db
-	python -m pipeline.stages.mirror
+mirror: $(BIN)/.installed ## show every collected study, or STUDY, in MLflow, at MLFLOW_TRACKING_URI or in mlflow.db
+	python -m pipeline.stages.mirror $(ONE)
 
 model: $(BIN)/.installed ## train the advised strategy of STUDY, or STRATEGY=, on all its images: models/STUDY/
 	advice=$$(python -m analysis.report $(STUDY) --advice); \

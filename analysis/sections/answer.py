@@ -20,7 +20,9 @@ UNDECIDED = {
 
 def section(study: Comparison) -> Section:
     """The opening of the report: what was compared, and the answer as a table."""
-    devices = {e.get("device", e["device_kind"]) for e in study.tables.provenance["environments"]}
+    environments = study.tables.provenance["environments"]
+    part = {"cpu": "one core of "}  # every cell has one thread there
+    devices = {part.get(e["device_kind"], "") + e.get("device", e["device_kind"]) for e in environments}
     where = devices.pop() if len(devices) == 1 else f"{len(devices)} kinds of machine"
     reading = (
         f"{study.metric.capitalize()}, mean over seeds [95% interval over {study.over}]. A run: one training on {where}"

@@ -49,7 +49,8 @@ def mirror(*studies: str) -> None:
         if shown is None:
             return  # one warning is enough
         page = CHARTS.replace("{experiment}", shown.experiment)
-        LOG.info("%s: %d new runs in MLflow, %s/%s", study, shown.written, shown.server, page)
+        there = "after `make ui`, " * (shown.server == tracking.BROWSER)
+        LOG.info("%s: %d new runs in MLflow; %s%s/%s", study, shown.written, there, shown.server, page)
 
 
 def as_experiment(study: str, place: Path) -> Experiment:
