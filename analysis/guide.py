@@ -13,7 +13,7 @@ from analysis.claims import Part
 from analysis.comparison import REFERENCE, Comparison
 from analysis.markdown import NONE, Section, Table, code, counted, listed, number, page, signed
 from analysis.paired import BATCH_NORM_TRAIN, by_seed, strategy_order
-from analysis.report import write_pictures
+from analysis.report import renewed, write_pictures
 from analysis.situations import SETTINGS, Situation, advice, batch_norm, grid, published, situations
 from analysis.tables import ALL, TablesError, where
 
@@ -155,8 +155,9 @@ def write(reports: Path) -> None:
     if not studies:
         raise TablesError(f"{reports} holds no published study of this edition; run `dvc repro`")
     content = sections(studies)
-    write_pictures(content, reports / "figures")
-    (reports / "guide.md").write_bytes(page("Which strategy for which images?", content).encode())
+    with renewed(reports) as new:
+        write_pictures(content, new / "figures")
+        (new / "guide.md").write_bytes(page("Which strategy for which images?", content).encode())
 
 
 def main() -> None:

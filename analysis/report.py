@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from math import isnan
 from pathlib import Path
 from typing import Any
@@ -58,32 +60,42 @@ def write(folder: Path) -> None:
     study = compare(load(folder))
     questions = {"report.md": REPORT, "details.md": DETAILS}
     pages = {name: [found for ask in asked if (found := ask(study))] for name, asked in questions.items()}
-    write_csv(study.pairs, folder / "comparisons.csv")
-    _write_json(list(study.verdicts), folder / "claims.json")
-    files = {folder / "metrics" / f"{name}.json": values for name, values in metrics(study).items()}
-    for path, values in files.items():
-        _write_json(values, path)
-    kept = {*files} | write_pictures([part for page in pages.values() for part in page], folder / "figures")
-    for old in sorted([*(folder / "figures").iterdir(), *(folder / "metrics").iterdir()]):
-        if old.suffix in {".png", ".svg", ".csv", ".json"} and old not in kept:
-            old.unlink()
     titles = {"report.md": f"Which strategy? {study.study}", "details.md": f"Details: {study.study}"}
-    for name, page in pages.items():
-        text = markdown.page(titles[name], page, contents=name == "details.md")
-        (folder / name).write_text(text, encoding="utf-8", newline="\n")
+    with renewed(folder) as new:
+        write_csv(study.pairs, new / "comparisons.csv")
+        _write_json(list(study.verdicts), new / "claims.json")
+        for name, values in metrics(study).items():
+            _write_json(values, new / "metrics" / f"{name}.json")
+        write_pictures([part for page in pages.values() for part in page], new / "figures")
+        for name, page in pages.items():
+            text = markdown.page(titles[name], page, contents=name == "details.md")
+            (new / name).write_text(text, encoding="utf-8", newline="\n")
+        kept = {path.relative_to(new) for path in new.rglob("*.*")}
+    for old in sorted([*(folder / "figures").iterdir(), *(folder / "metrics").iterdir()]):
+        if old.suffix in {".png", ".svg", ".csv", ".json"} and old.relative_to(folder) not in kept:
+            old.unlink()
 
 
-def write_pictures(page: Sequence[Section], folder: Path) -> set[Path]:
-    """Draw every figure of these sections and write it with its data; return the files."""
-    folder.mkdir(parents=True, exist_ok=True)
-    written = set()
+@contextlib.contextmanager
+def renewed(folder: Path) -> Iterator[Path]:
+    """A place for new pages; they replace those in `folder` when all are written, none where a disk is full."""
+    with tempfile.TemporaryDirectory(prefix=".partial-", dir=folder) as temporary:
+        new = Path(temporary)
+        yield new
+        for path in sorted(new.rglob("*.*")):
+            place = folder / path.relative_to(new)
+            place.parent.mkdir(exist_ok=True)
+            path.replace(place)
+
+
+def write_pictures(page: Sequence[Section], folder: Path) -> None:
+    """Draw every figure of these sections and write it with its data."""
+    folder.mkdir(exist_ok=True)
     for picture in (picture for section in page for picture in section.pictures):
         base = folder / picture.name
         write_csv(picture.data, base.with_suffix(".csv"))
         with style.theme():
             style.save(picture.draw(), base)
-        written |= {base.with_suffix(f".{ending}") for ending in ("csv", "png", "svg")}
-    return written
 
 
 def write_csv(frame: pd.DataFrame, path: Path) -> None:
@@ -145,6 +157,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(f"wrote {folder / 'report.md'} and details.md")
     except (TablesError, ClaimsError) as error:
         sys.exit(str(error))
+    except OSError as error:
+        sys.exit(f"error: {folder}: {error.strerror}; the pages are as they were")
 
 
 if __name__ == "__main__":

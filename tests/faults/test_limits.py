@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -155,6 +156,32 @@ def test_a_disk_that_fills_up_with_tables_is_one_line_and_every_table_is_the_old
         enlarge(reports)
         nursery.run(study, "collect tiny")
         assert left_by(study) == expected
+
+
+def test_a_disk_that_fills_up_with_pictures_is_one_line_and_leaves_every_page_as_it_was(
+    unbroken: Path, tmp_path: Path
+) -> None:
+    report = [sys.executable, "-m", "analysis.report", "tiny", "--reports", tmp_path / "reports"]
+
+    def pages() -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in (tmp_path / "reports").rglob("*") if path.is_file()}
+
+    with small_disk(tmp_path / "reports", "10m"):
+        shutil.copytree(unbroken / "reports" / "tiny", tmp_path / "reports" / "tiny")
+        subprocess.run(report, check=True)
+        first = pages()
+        for old in [*(tmp_path / "reports").rglob("*.md"), *(tmp_path / "reports").rglob("figures/*")]:
+            old.write_text("an old one", encoding="utf-8")
+        before = pages()
+        used = shutil.disk_usage(tmp_path / "reports").used
+        subprocess.run(["mount", "-o", f"remount,size={used + (64 << 10)}", tmp_path / "reports"], check=True)
+        done = subprocess.run(report, check=False, capture_output=True, text=True)
+        assert done.returncode == 1
+        assert re.fullmatch(r"error: .*: No space left on device; the pages are as they were\n", done.stderr)
+        assert pages() == before
+        enlarge(tmp_path / "reports")
+        subprocess.run(report, check=True)
+        assert pages() == first
 
 
 # --- no right to write ----------------------------------------------------------------------------------------------
