@@ -88,17 +88,18 @@ def _accuracy(row: dict[str, float], bold: bool) -> str:
 
 def details(study: Comparison) -> Section:
     """What the first page leaves out of each strategy: the other accuracy, training, probabilities, time."""
-    header = ["Strategy", "Images", "Seeds", study.metric.capitalize(), METRICS[study.other_metric].capitalize()]
-    header += ["Training", "Gap", "Log loss", "Calibration", "A run"]
+    header = ["Strategy", "Images", study.metric.capitalize(), METRICS[study.other_metric].capitalize()]
+    header += ["Training", "Gap", "Log loss", "ECE", "A run"]
     rows = []
     for row in study.strategies.to_dict("records"):
         mean = with_interval(row["judged"], row["judged_low"], row["judged_high"], number)
-        cells = [f"`{row['strategy']}`", size_text(row["per_class"]), str(row["k"])]
+        cells = [f"`{row['strategy']}`", size_text(row["per_class"])]
         cells += [mean, number(row[COLUMNS[study.other_metric]]), number(row["train_accuracy"]), signed(row["gap"])]
         cells += [number(row["log_loss"], 2), number(row["ece"]), seconds(row["seconds"])]
         rows.append(tuple(cells))
+    seeds = sorted(study.strategies["k"].unique())
     words = (
-        "Means over seeds; accuracies in percent, gap (training minus test) and calibration error (15 bins) in points, "
-        "log loss in nats, median time of a run; images a class."
+        f"Means over {' or '.join(map(str, seeds))} seeds; accuracies in percent, gap (training minus test) and "
+        "expected calibration error (ECE, 15 bins) in points, log loss in nats, median time of a run; images a class."
     )
     return Section("Every strategy", (Table(tuple(header), tuple(rows), frozenset(range(1, len(header)))), words))
