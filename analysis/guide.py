@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 
 import pandas as pd
@@ -13,13 +15,12 @@ from analysis.claims import Part
 from analysis.comparison import REFERENCE, Comparison
 from analysis.markdown import NONE, Section, Table, code, counted, listed, number, page, signed
 from analysis.paired import BATCH_NORM_TRAIN, by_seed, strategy_order
+from analysis.power import ALPHA
 from analysis.report import renewed, write_pictures
-from analysis.situations import SETTINGS, Situation, advice, batch_norm, grid, published, situations
+from analysis.situations import KINDS, SETTINGS, Situation, advice, batch_norm, grid, published, situations
 from analysis.tables import ALL, TablesError, where
 
 REPORTS = Path("reports")
-CHAPTER = "chapter 9, "
-TEXTBOOK = ("approach and rate by size", "when to use what")  # its two decision tables
 WORDS: Mapping[str, str] = {"supported": "holds", "refuted": "fails", "open": "open"}
 QUESTIONS = (("500 plant images", "tomato", 50), ("5,000 X-rays", "xray_all", ALL))
 MISTAKES: Mapping[str, str] = {  # by strategy or ablation
@@ -28,39 +29,91 @@ MISTAKES: Mapping[str, str] = {  # by strategy or ablation
     "fine_tune_imagenet_normalisation": "ImageNet's normalisation",
     "fine_tune_whole_image": "the whole image, not the weights' crop",
 }
+SIMILAR = ("CIFAR-10 (JPEG copy)", "PlantVillage tomato")  # to ImageNet's photographs, of the data sets studied
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A row of a decision table: what is advised for data of this likeness and size, as one strategy above another."""
+
+    data: str
+    similar: bool
+    fewest: float  # training images in all
+    below: float
+    advice: str
+    better: str
+    worse: str
+
+    def covers(self, one: Situation) -> bool:
+        """Whether a situation is of this kind."""
+        name = one.study.dataset["name"]
+        likeness = name in KINDS and (name in SIMILAR) == self.similar
+        return likeness and self.fewest <= one.study.images(one.size.per_class) < self.below
+
+
+# The textbook gives no sizes for "medium" and "large"; where it does, in its second table, they are these.
+DECISIONS = (
+    Decision("similar, under 1,000", True, 0, 1e3, "feature extraction only", "feature_extraction", "fine_tune"),
+    Decision("similar, 1,000 to 10,000", True, 1e3, 1e4, "fine-tuning", "fine_tune", "feature_extraction"),
+    Decision("similar, 1,000 to 10,000", True, 1e3, 1e4, "fine-tune the last few layers", "last_block", "fine_tune"),
+    Decision("similar, over 10,000", True, 1e4, inf, "fine-tune all", "fine_tune", "last_block"),
+    Decision("different, under 1,000", False, 0, 1e3, "feature extraction", "feature_extraction", "fine_tune"),
+    Decision("different, under 1,000", False, 0, 1e3, "careful fine-tuning", "fine_tune", "feature_extraction"),
+    Decision("different, over 1,000", False, 1e3, inf, "from scratch", "scratch", "fine_tune"),
+)
+READING = (
+    "Similar to ImageNet's photographs: objects and leaves; different: X-rays, solar cells, land from above. *Holds*, "
+    "*fails*: told apart so, or the other way round (corrected); *open*: not told apart; *depends*: both. Numbers: "
+    "training images in all. Where the two tables contradict each other, both rows stand."
+)
+MARGINS = (
+    "`a` > `b` + 1: better by at least a point; `−` allows as much to be lost. Margins were fixed before the runs; "
+    "*holds*, *fails*: shown to lie above, below."
+)
 EDITIONS = (
     "The first edition, in the history of this repository, updated BatchNorm in every strategy and judged its rates on "
     "as few as 8 images."
 )
 
 
-def textbook(studies: Sequence[Comparison]) -> Table:
-    """The rows of the textbook's decision tables, then what was judged on several studies, with the verdicts."""
-    found: dict[tuple[str, str], dict[str, list[str]]] = {}
+def decisions(studies: Sequence[Comparison]) -> Table:
+    """The rows of the textbook's two decision tables, judged by the paired runs of every situation they speak of."""
+    rows = []
+    for decision in DECISIONS:
+        said: dict[str, list[str]] = {}
+        for one in situations(studies):
+            if decision.covers(one) and (gain := one.gain(decision.better, decision.worse)):
+                told = ("holds" if gain["difference"] > 0 else "fails") if gain["p_holm"] < ALPHA else "open"
+                said.setdefault(told, []).append(_linked(one.study, one.size.per_class))
+        rule = f"`{decision.better}` > `{decision.worse}`"
+        rows.append((decision.data, decision.advice, rule, *_told(said, "not tested")))
+    return Table(("Data", "Textbook's advice", "Judged as", "Verdict", "Studies"), tuple(rows))
+
+
+def rules(studies: Sequence[Comparison]) -> Table:
+    """What several studies have judged beside the decision tables, by the margins of the ledger."""
+    found: dict[str, dict[str, list[str]]] = {}
+    decided = {(decision.better, decision.worse) for decision in DECISIONS}
     for study in studies:
         for claim, row in zip(study.claims, study.verdicts, strict=True):
-            if row["verdict"] in WORDS:
-                source = claim.source.partition(";")[0].partition(" (")[0]
-                link = f"[{study.study} {study.images(claim.per_class):,}]({study.study}/report.md)"
-                said = found.setdefault((source, " and ".join(map(_formula, claim.parts))), {})
-                said.setdefault(WORDS[row["verdict"]], []).append(link)
-    rows = []
-    for (source, rule), said in sorted(found.items(), key=lambda item: _rank(item[0][0])):
-        if _rank(source) == len(TEXTBOOK) and sum(map(len, said.values())) == 1:
-            continue
-        undecided = said.pop("open", [])
-        verdict = "depends" if len(said) > 1 else next(iter(said), "open")
-        where = [f"{word}: {', '.join(said[word])}" for word in WORDS.values() if word in said]
-        if undecided:
-            where.append(f"{len(undecided)} open" if said else ", ".join(undecided))
-        words = source.removeprefix(CHAPTER).rpartition(": ")[2] if source.startswith(CHAPTER) else NONE
-        rows.append((words, rule, f"**{verdict}**", "; ".join(where)))
-    return Table(("Textbook", "Judged as", "Verdict", "Studies, images"), tuple(rows))
+            pairs = {(str(part.better), str(part.worse)) for part in claim.parts}
+            if row["verdict"] in WORDS and not pairs & decided:
+                said = found.setdefault(" and ".join(map(_formula, claim.parts)), {})
+                said.setdefault(WORDS[row["verdict"]], []).append(_linked(study, claim.per_class))
+    rows = [(rule, *_told(said)) for rule, said in found.items() if sum(map(len, said.values())) > 1]
+    return Table(("Rule", "Verdict", "Studies"), tuple(rows))
 
 
-def _rank(source: str) -> int:
-    """Which decision table a claim's source is; one more than they are for another."""
-    return next((i for i, table in enumerate(TEXTBOOK) if source.startswith(CHAPTER + table)), len(TEXTBOOK))
+def _linked(study: Comparison, per_class: int) -> str:
+    return f"[{study.study} {study.images(per_class):,}]({study.study}/report.md)"
+
+
+def _told(said: Mapping[str, Sequence[str]], nothing: str = "open") -> tuple[str, str]:
+    """The verdict of all studies, and which of them say what; `nothing`: what to say where there is none."""
+    words = [word for word in WORDS.values() if word in said]
+    shown = [word for word in words if word != "open"] or words
+    verdict = "depends" if len(shown) > 1 else next(iter(shown), nothing)
+    return f"**{verdict}**", "; ".join(f"{word}: {', '.join(said[word])}" for word in words) or NONE
 
 
 def _formula(part: Part) -> str:
@@ -110,7 +163,8 @@ def default(studies: Sequence[Comparison]) -> str:
     if not often:
         return "Nothing is decided yet."
     first = max(strategy_order(list(often)), key=lambda name: often[name])
-    return f"Begin with **{first}**: nothing beats it in {often[first]} of {counted(len(decided), 'row')} above."
+    rows = f"{often[first]} of {counted(len(decided), 'row')} above"
+    return f"Begin with **{first}**: in {rows} it is the highest or not told apart from the highest."
 
 
 def not_covered(studies: Sequence[Comparison]) -> str:
@@ -132,15 +186,18 @@ def sections(studies: Sequence[Comparison]) -> list[Section]:
     """The whole guide."""
     table, picture = grid(studies)
     words = (
-        f"Use: the highest judged mean of what nothing beats; as good: the rest, fastest first. Gain: points "
-        f"over `{REFERENCE}`. ±: 95% interval over seeds. Accuracy is balanced where test classes are uneven."
+        f"Use: the highest mean; as good: not told apart from it, which proves no equality, fastest first. Gain: "
+        f"points over `{REFERENCE}`. ±: 95% interval over seeds. A run: one training, tuning not counted. Accuracy is "
+        "balanced where test classes are uneven. "
+        f"[What each strategy is]({studies[0].study}/details.md#what-each-strategy-is)."
     )
     found = [Section("", (picture, table, words))]
-    gains, rules, answered = batch_norm(studies), textbook(studies), questions(studies)
+    gains, judged, answered = batch_norm(studies), rules(studies), questions(studies)
     if gains:
         found.append(Section("BatchNorm: frozen or updated?", (gains,)))
-    if rules.rows:
-        found.append(Section("The textbook's rows", (rules,)))
+    found.append(Section("The textbook's two tables", (decisions(studies), READING)))
+    if judged.rows:
+        found.append(Section("Other rules", (judged, MARGINS)))
     if answered:
         found.append(Section("The textbook's questions", ("\n".join(f"- {line}" for line in answered),)))
     yours = "`make own FOLDER=…` compares it with the others on your images ([README](../README.md))."

@@ -28,7 +28,7 @@ def guide(reports: Path) -> str:
     table, picture = grid(studies, "reports/")
     words = (
         "Points over `feature_extraction` (a new head alone; its accuracy in percent), by study and images a class. "
-        "Framed: nothing beats it. What follows from it: [the guide](reports/guide.md)."
+        "Framed: the highest, or not told apart from it. What follows: [the guide](reports/guide.md)."
     )
     return f"![{picture.alt}](reports/figures/{picture.name}.png)\n\n{words}\n\n{block(table)}"
 
@@ -40,7 +40,8 @@ def report(reports: Path) -> str:
     study = studies[0].study
     folder = (reports / study).as_posix()
     figure = f"![Every strategy of {study}]({folder}/figures/strategies.png)"
-    return f"{figure}\n\nFrom [{study}]({folder}/report.md): shaded is the set that nothing beats; use its highest."
+    words = "shaded are, of the default strategies, those that nothing beats: use the highest."
+    return f"{figure}\n\nFrom [{study}]({folder}/report.md): {words}"
 
 
 def benchmarks(reports: Path) -> str:

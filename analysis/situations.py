@@ -101,7 +101,7 @@ def advice(one: Situation) -> tuple[str, ...]:
         _plus_minus(number(row["judged"]), row["judged"], row["judged_low"]),
         _plus_minus(signed(gain["difference"]), gain["difference"], gain["low"]) if gain else NONE,
         seconds(row["seconds"]),
-        ", ".join(f"`{name}`" for name in others[:2]) + (f" +{len(others) - 2}" if others[2:] else "") or NONE,
+        ", ".join(f"`{name}`" for name in others[:2]) + (f" and {len(others) - 2} more" if others[2:] else "") or NONE,
     )
 
 
@@ -122,8 +122,8 @@ def _heat_map(studies: Sequence[Comparison]) -> Picture:
     return Picture(
         "guide",
         "What each strategy gains on feature extraction, by study and images a class",
-        f"Points gained on `{REFERENCE}` (its accuracy in percent), by study and images a class; bold in a frame: "
-        "nothing beats it.",
+        f"Points gained on `{REFERENCE}` (its accuracy in percent), by study and images a class; bold in a frame: the "
+        "highest, or not told apart from it.",
         data,
         lambda: _drawn_heat_map(data),
     )
@@ -148,7 +148,7 @@ def _drawn_heat_map(data: pd.DataFrame) -> Figure:
         x, y = (int(place) for place in text.get_position())
         if bold.iloc[y, x]:
             text.set_fontweight("bold")
-            panel.add_patch(Rectangle((x, y), 1, 1, fill=False, edgecolor=style.INK, linewidth=1.2, clip_on=False))
+            panel.add_patch(Rectangle((x + 0.04, y + 0.06), 0.92, 0.88, fill=False, edgecolor=style.INK, linewidth=1.2))
     panel.set_facecolor("#F4F4F4")
     for label in panel.get_xticklabels():
         label.set_rotation_mode("anchor")
@@ -170,8 +170,8 @@ def batch_norm(studies: Sequence[Comparison]) -> Picture | None:
     return Picture(
         "guide_batch_norm",
         "What frozen BatchNorm gains on updated BatchNorm, by study, images a class and strategy",
-        "Points that a strategy gains with frozen BatchNorm on the same one with updated BatchNorm, both tuned; 95% "
-        "interval over seeds, not adjusted.",
+        "Points that a strategy gains with frozen BatchNorm, its default, on the same one with updated BatchNorm, both "
+        "tuned; 95% interval over seeds of that pair alone.",
         data,
         lambda: _drawn_gains(data),
     )

@@ -71,6 +71,7 @@ class Plan:
     """What a synthetic study holds; accuracies are fractions, effects are percentage points."""
 
     study: str = "quick"
+    data: str = "elpv"  # what its images are called
     # mean test accuracy of each final strategy at 100 a class
     strategies: Mapping[str, float] = field(
         default_factory=lambda: {
@@ -332,7 +333,7 @@ class _Writer:
                 "tried": dict(plan.tried),
             },
             "dataset": {
-                "name": "elpv",
+                "name": plan.data,
                 "source": "elpv-dataset 1.0.1",
                 "licence": "CC BY-NC-SA 4.0",
                 "sha256": "b" * 64,

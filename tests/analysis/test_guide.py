@@ -5,7 +5,7 @@ import pytest
 
 from analysis import guide
 from analysis.comparison import Comparison
-from analysis.guide import default, mistakes, not_covered, questions, textbook
+from analysis.guide import decisions, default, mistakes, not_covered, questions, rules
 from analysis.situations import batch_norm, grid, published
 from analysis.tables import TablesError
 from tests.analysis.conftest import Plan, write_tables
@@ -24,9 +24,10 @@ WRONG = {
 def reports(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two published studies in which fine-tuning wins and loses, and one of this machine."""
     folder = tmp_path_factory.mktemp("reports")
-    tomato = Plan(study="tomato", per_class=(10, 50), strategies=FROZEN_WINS, ablations=WRONG, **CALM)
+    leaves, rays = {"data": "PlantVillage tomato", **CALM}, {"data": "chest X-ray", **CALM}
+    tomato = Plan(study="tomato", per_class=(10, 50), strategies=FROZEN_WINS, ablations=WRONG, **leaves)
     write_tables(folder / "tomato", tomato)
-    write_tables(folder / "xray", Plan(study="xray", per_class=(10, 100), strategies=SAME, **CALM))
+    write_tables(folder / "xray", Plan(study="xray", per_class=(10, 100), strategies=SAME, **rays))
     write_tables(folder / "quick", Plan(strategies=SAME))
     guide.write(folder)
     return folder
@@ -77,14 +78,22 @@ def test_studies_that_ran_one_way_have_no_figure_of_batch_norm(tmp_path: Path) -
 
 
 def test_a_rule_that_holds_here_and_fails_there_depends_and_names_both(studies: list[Comparison]) -> None:
-    rows = {(row[0], row[1]): row[2:] for row in textbook(studies).rows}
-    frozen = rows["BatchNorm", "`fine_tune` > `fine_tune_batch_norm_train` + 1"]
-    assert frozen == (
-        "**depends**",
-        "holds: [tomato 100](tomato/report.md); fails: [xray 200](xray/report.md)",
-    )
-    few = rows["under 1,000 images, feature extraction only", "`feature_extraction` > `fine_tune` + 1"]
-    assert few == ("**fails**", "fails: [tomato 20](tomato/report.md)")
+    told = {row[0]: row[1:] for row in rules(studies).rows}
+    leaves = "[tomato 20](tomato/report.md), [tomato 100](tomato/report.md)"
+    rays = "[xray 20](xray/report.md), [xray 200](xray/report.md)"
+    frozen = told["`fine_tune` > `fine_tune_batch_norm_train` + 1"]
+    assert frozen == ("**depends**", f"holds: {leaves}; fails: {rays}")
+    assert "`feature_extraction` > `fine_tune` + 1" not in told  # a decision of the textbook's
+
+
+def test_a_decision_is_judged_on_data_of_its_kind_and_size_alone(studies: list[Comparison]) -> None:
+    told = {row[:2]: row[3:] for row in decisions(studies).rows}
+    leaves = "[tomato 20](tomato/report.md), [tomato 100](tomato/report.md)"
+    rays = "[xray 20](xray/report.md), [xray 200](xray/report.md)"
+    assert told["similar, under 1,000", "feature extraction only"] == ("**fails**", f"fails: {leaves}")
+    assert told["different, under 1,000", "feature extraction"] == ("**holds**", f"holds: {rays}")
+    assert told["different, under 1,000", "careful fine-tuning"] == ("**fails**", f"fails: {rays}")
+    assert told["similar, 1,000 to 10,000", "fine-tuning"] == ("**not tested**", "–")
 
 
 def test_mistakes_stand_in_order_of_what_they_cost(studies: list[Comparison]) -> None:
@@ -102,7 +111,7 @@ def test_what_to_begin_with_is_most_often_unbeaten_and_what_is_missing_is_named(
     missing = (("scratch", 0), ("scratch", 1))
     write_tables(tmp_path / "b", Plan(study="b", strategies=SAME, missing=missing, **CALM))
     found = published(tmp_path)
-    assert "**fine_tune**: nothing beats it in 2 of 3 rows" in default(found)
+    assert "**fine_tune**: in 2 of 3 rows above it is" in default(found)
     assert "[b](b/report.md) (2 runs)" in not_covered(found)
     assert "More than 200 training images" in not_covered(found)
 
