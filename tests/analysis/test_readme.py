@@ -57,7 +57,7 @@ def test_every_block_is_written_between_its_marks_and_the_rest_stays(tmp_path: P
     (tmp_path / "benchmarks" / "peers.json").write_text(json.dumps(content), encoding="utf-8")
     text = "".join(f"before {name}\n<!-- {name} -->\nold\n<!-- end of {name} -->\n" for name in BLOCKS) + "after\n"
     new = renewed(text, tmp_path)
-    assert "old" not in new
+    assert "\nold\n" not in new
     assert [line for line in new.splitlines() if line.startswith("before")] == [f"before {name}" for name in BLOCKS]
     assert renewed(new, tmp_path) == new
     assert "| fine-tuning, two seeds | 3\N{NO-BREAK SPACE}s | – | 30\N{NO-BREAK SPACE}s | – |" in benchmarks(tmp_path)
