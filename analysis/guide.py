@@ -17,7 +17,7 @@ from analysis.markdown import NONE, Section, Table, code, counted, listed, numbe
 from analysis.paired import BATCH_NORM_TRAIN, by_seed, strategy_order
 from analysis.power import ALPHA
 from analysis.report import renewed, write_pictures
-from analysis.situations import KINDS, SETTINGS, Situation, advice, batch_norm, grid, published, situations
+from analysis.situations import KINDS, SETTINGS, SIMILAR, Situation, advice, batch_norm, grid, published, situations
 from analysis.tables import ALL, TablesError, where
 
 REPORTS = Path("reports")
@@ -29,7 +29,6 @@ MISTAKES: Mapping[str, str] = {  # by strategy or ablation
     "fine_tune_imagenet_normalisation": "ImageNet's normalisation",
     "fine_tune_whole_image": "the whole image, not the weights' crop",
 }
-SIMILAR = ("CIFAR-10 (JPEG copy)", "PlantVillage tomato")  # to ImageNet's photographs, of the data sets studied
 
 
 @dataclass(frozen=True)

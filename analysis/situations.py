@@ -30,6 +30,7 @@ KINDS: Mapping[str, str] = {
     "chest X-ray": "grey X-rays",
     "ELPV": "grey solar cells",
 }
+SIMILAR = ("CIFAR-10 (JPEG copy)", "PlantVillage tomato")  # to ImageNet's photographs; the others are different
 SETTINGS: Mapping[str, str] = {"backbone": "", "resolution": " px", "epochs": " epochs"}  # with their units
 MOST_GAIN = 10  # points; beyond, the colour stays
 
