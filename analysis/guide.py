@@ -17,7 +17,18 @@ from analysis.markdown import NONE, Section, Table, code, counted, listed, numbe
 from analysis.paired import BATCH_NORM_TRAIN, by_seed, strategy_order
 from analysis.power import ALPHA
 from analysis.report import renewed, write_pictures
-from analysis.situations import KINDS, SETTINGS, SIMILAR, Situation, advice, batch_norm, grid, published, situations
+from analysis.situations import (
+    KINDS,
+    SETTINGS,
+    SIMILAR,
+    Situation,
+    advice,
+    batch_norm,
+    grid,
+    plus_minus,
+    published,
+    situations,
+)
 from analysis.tables import ALL, TablesError, where
 
 REPORTS = Path("reports")
@@ -60,14 +71,9 @@ DECISIONS = (
     Decision("different, under 1,000", False, 0, 1e3, "careful fine-tuning", "fine_tune", "feature_extraction"),
     Decision("different, over 1,000", False, 1e3, inf, "from scratch", "scratch", "fine_tune"),
 )
-READING = (
-    "Similar to ImageNet's photographs: objects and leaves; different: X-rays, solar cells, land from above. *Holds*, "
-    "*fails*: told apart so, or the other way round (corrected); *open*: not told apart; *depends*: both. Numbers: "
-    "training images in all. Where the two tables contradict each other, both rows stand."
-)
 MARGINS = (
-    "`a` > `b` + 1: better by at least a point; `−` allows as much to be lost. Margins were fixed before the runs; "
-    "*holds*, *fails*: shown to lie above, below."
+    "`a` > `b` + 1: better by at least a point; − 2: worse by 2 at most. Margins were fixed before the runs; *holds*, "
+    "*fails*: shown to lie above the margin, below it."
 )
 EDITIONS = (
     "The first edition, in the history of this repository, updated BatchNorm in every strategy and judged its rates on "
@@ -83,10 +89,25 @@ def decisions(studies: Sequence[Comparison]) -> Table:
         for one in situations(studies):
             if decision.covers(one) and (gain := one.gain(decision.better, decision.worse)):
                 told = ("holds" if gain["difference"] > 0 else "fails") if gain["p_holm"] < ALPHA else "open"
-                said.setdefault(told, []).append(_linked(one.study, one.size.per_class))
+                effect = plus_minus(signed(gain["difference"]), gain["difference"], gain["low"])
+                said.setdefault(told, []).append(f"{_linked(one.study, one.size.per_class)} {effect}")
         rule = f"`{decision.better}` > `{decision.worse}`"
         rows.append((decision.data, decision.advice, rule, *_told(said, "not tested")))
     return Table(("Data", "Textbook's advice", "Judged as", "Verdict", "Studies"), tuple(rows))
+
+
+def reading(studies: Sequence[Comparison]) -> str:
+    """What the words of the decisions mean."""
+    similar, different = (
+        listed([study.study for study in studies if (study.dataset["name"] in SIMILAR) == wanted]) or NONE
+        for wanted in (True, False)
+    )
+    return (
+        f"Similar to ImageNet's photographs: {similar}; different: {different}. By study, with its training images in "
+        "all: points that the first is better by, ± of that pair alone. *Holds*, *fails*: told apart so, or the other "
+        "way round, after correction over all pairs of the study, which is stricter; *open*: not told apart; "
+        "*depends*: both. Where the two tables contradict each other, both rows stand."
+    )
 
 
 def rules(studies: Sequence[Comparison]) -> Table:
@@ -110,9 +131,11 @@ def _linked(study: Comparison, per_class: int) -> str:
 def _told(said: Mapping[str, Sequence[str]], nothing: str = "open") -> tuple[str, str]:
     """The verdict of all studies, and which of them say what; `nothing`: what to say where there is none."""
     words = [word for word in WORDS.values() if word in said]
-    shown = [word for word in words if word != "open"] or words
-    verdict = "depends" if len(shown) > 1 else next(iter(shown), nothing)
-    return f"**{verdict}**", "; ".join(f"{word}: {', '.join(said[word])}" for word in words) or NONE
+    shown = [word for word in words if word != "open"]
+    verdict = "**depends**" if len(shown) > 1 else f"**{next(iter(shown or words), nothing)}**"
+    if len(shown) == 1 and "open" in said:
+        verdict += f" in {len(said[shown[0]])} of {sum(map(len, said.values()))}"
+    return verdict, "; ".join(f"{word}: {', '.join(said[word])}" for word in words) or NONE
 
 
 def _formula(part: Part) -> str:
@@ -185,16 +208,16 @@ def sections(studies: Sequence[Comparison]) -> list[Section]:
     """The whole guide."""
     table, picture = grid(studies)
     words = (
-        f"Use: the highest mean; as good: not told apart from it, which proves no equality, fastest first. Gain: "
-        f"points over `{REFERENCE}`. ±: 95% interval over seeds. A run: one training, tuning not counted. Accuracy is "
-        "balanced where test classes are uneven. "
+        "Use: the highest mean, bold where its gain excludes zero; as good: not told apart from it, which proves no "
+        f"equality, fastest first. Gain: points over `{REFERENCE}`. ±: 95% interval over seeds. A run: one training, "
+        "tuning not counted. Accuracy is balanced where test classes are uneven. "
         f"[What each strategy is]({studies[0].study}/details.md#what-each-strategy-is)."
     )
     found = [Section("", (picture, table, words))]
     gains, judged, answered = batch_norm(studies), rules(studies), questions(studies)
     if gains:
         found.append(Section("BatchNorm: frozen or updated?", (gains,)))
-    found.append(Section("The textbook's two tables", (decisions(studies), READING)))
+    found.append(Section("The textbook's two tables", (decisions(studies), reading(studies))))
     if judged.rows:
         found.append(Section("Other rules", (judged, MARGINS)))
     if answered:

@@ -98,15 +98,16 @@ def advice(one: Situation) -> tuple[str, ...]:
     row, gain = one.study.of(size, one.use), one.gain(one.use, REFERENCE)
     others = sorted(one.size.advised[1:], key=lambda name: one.study.of(size, name)["seconds"])
     return (
-        f"**{one.use}**",
-        _plus_minus(number(row["judged"]), row["judged"], row["judged_low"]),
-        _plus_minus(signed(gain["difference"]), gain["difference"], gain["low"]) if gain else NONE,
+        one.use if gain and not gain["low"] > 0 else f"**{one.use}**",
+        plus_minus(number(row["judged"]), row["judged"], row["judged_low"]),
+        plus_minus(signed(gain["difference"]), gain["difference"], gain["low"]) if gain else NONE,
         seconds(row["seconds"]),
         ", ".join(f"`{name}`" for name in others[:2]) + (f" and {len(others) - 2} more" if others[2:] else "") or NONE,
     )
 
 
-def _plus_minus(text: str, mean: float, low: float) -> str:
+def plus_minus(text: str, mean: float, low: float) -> str:
+    """A number in words with half its interval, where it has one."""
     return f"{text} ±{number(mean - low)}" if np.isfinite(low) else text
 
 
@@ -172,7 +173,8 @@ def batch_norm(studies: Sequence[Comparison]) -> Picture | None:
         "guide_batch_norm",
         "What frozen BatchNorm gains on updated BatchNorm, by study, images a class and strategy",
         "Points that a strategy gains with frozen BatchNorm, its default, on the same one with updated BatchNorm, both "
-        "tuned; 95% interval over seeds of that pair alone.",
+        f"tuned; 95% interval over seeds of that pair alone. Of {len(data)}, {sum(data['low'] > 0)} lie above zero and "
+        f"{sum(data['high'] < 0)} below.",
         data,
         lambda: _drawn_gains(data),
     )

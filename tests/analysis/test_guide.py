@@ -5,7 +5,7 @@ import pytest
 
 from analysis import guide
 from analysis.comparison import Comparison
-from analysis.guide import decisions, default, mistakes, not_covered, questions, rules
+from analysis.guide import decisions, default, mistakes, not_covered, questions, reading, rules
 from analysis.situations import batch_norm, grid, published
 from analysis.tables import TablesError
 from tests.analysis.conftest import Plan, write_tables
@@ -87,13 +87,15 @@ def test_a_rule_that_holds_here_and_fails_there_depends_and_names_both(studies: 
 
 
 def test_a_decision_is_judged_on_data_of_its_kind_and_size_alone(studies: list[Comparison]) -> None:
-    told = {row[:2]: row[3:] for row in decisions(studies).rows}
-    leaves = "[tomato 20](tomato/report.md), [tomato 100](tomato/report.md)"
-    rays = "[xray 20](xray/report.md), [xray 200](xray/report.md)"
+    told = {row[:2]: (row[3], re.sub(r" [+−]\S+ ±\S+", " x", row[4] + " ")) for row in decisions(studies).rows}
+    leaves = "[tomato 20](tomato/report.md) x [tomato 100](tomato/report.md) x "
+    rays = "[xray 20](xray/report.md) x [xray 200](xray/report.md) x "
     assert told["similar, under 1,000", "feature extraction only"] == ("**fails**", f"fails: {leaves}")
     assert told["different, under 1,000", "feature extraction"] == ("**holds**", f"holds: {rays}")
     assert told["different, under 1,000", "careful fine-tuning"] == ("**fails**", f"fails: {rays}")
-    assert told["similar, 1,000 to 10,000", "fine-tuning"] == ("**not tested**", "–")
+    assert told["similar, 1,000 to 10,000", "fine-tuning"] == ("**not tested**", "– ")
+    words = reading(studies)
+    assert "photographs: tomato; different: xray." in words
 
 
 def test_mistakes_stand_in_order_of_what_they_cost(studies: list[Comparison]) -> None:
