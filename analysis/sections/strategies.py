@@ -33,7 +33,7 @@ def section(study: Comparison) -> Section:
     picture = Picture(
         "strategies",
         f"{study.metric.capitalize()} of every strategy",
-        f"Every strategy: {study.metric}, mean over seeds with 95% interval; draws are shared, so overlapping bars may "
+        f"Every strategy: {study.metric}, mean over seeds with 95% interval; seeds are shared, so overlapping bars may "
         "still be told apart. Shaded: the set that nothing beats; ◂: further left; dotted: one answer for all.",
         data,
         lambda: Intervals(rows, axis, names, shaded=shaded, mark=study.baseline).draw(),
