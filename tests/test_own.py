@@ -67,7 +67,7 @@ def make(line: str, project: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.slow
 def test_a_folder_becomes_a_study_with_an_answer_and_asked_again_it_goes_on(project: Path) -> None:
-    first, second = commands()
+    first, second, third = commands()
     done = make(first, project)
     assert "reports/leaves/report.md" in done.stdout
     assert (project / "reports" / "leaves" / "report.md").exists()
@@ -89,6 +89,8 @@ def test_a_folder_becomes_a_study_with_an_answer_and_asked_again_it_goes_on(proj
     again = make(second, project)
     assert "nothing is to be trained" in again.stderr
     assert again.stdout.splitlines()[-1] == done.stdout.splitlines()[-1]
+    assert "on the test images" in make(third, project).stderr
+    assert (project / "models" / "leaves" / "recipe.py").exists()
     write_image_folder(project.parent / "leaves" / "more", train=1)
     (project.parent / "leaves/more/train/dark/000.png").rename(project.parent / "leaves/train/dark/new.png")
     shutil.rmtree(project.parent / "leaves" / "more")

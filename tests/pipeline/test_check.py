@@ -289,10 +289,13 @@ def test_time_counts_steps_evaluations_and_each_frozen_stretch_once() -> None:
 def test_kinds_of_steps_are_timed_once_each() -> None:
     scratch = Strategy("scratch", ALL.phases, weights="none", batch_norm="train")
     batches = cost.Batches("efficientnet_lite0", None, 32, "float32", 2, 4)
-    speed = cost.measure(batches, [ALL, BLOCK, scratch, Strategy("again", ALL.phases)], torch.device("cpu"), 1)
+    strategies = [ALL, BLOCK, scratch, Strategy("again", ALL.phases)]
+    speed, *others = (cost.measure(batches, strategies, torch.device("cpu"), 1) for _ in range(4))
     assert set(speed.step) == {cost.step_of(strategy, strategy.phases[0]) for strategy in (ALL, BLOCK, scratch)}
     assert all(np.isfinite(value) and value > 0 for value in [*speed.step.values(), speed.look["stem"], speed.build])
-    assert speed.look["stage4"] < speed.look["stem"]
+    # The quickest of several: a busy machine delays any of them.
+    looks = [each.look for each in (speed, *others)]
+    assert min(look["stage4"] for look in looks) < min(look["stem"] for look in looks)
     assert speed.times(4).step[Step("stem", GROUPS, ("train", "all", "flip", "frozen"))] == 4 * max(
         value for step, value in speed.step.items() if step.rest[0] == "train"
     )
