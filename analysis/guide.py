@@ -16,7 +16,7 @@ from analysis.comparison import REFERENCE, Comparison
 from analysis.markdown import NONE, Section, Table, code, counted, listed, number, page, signed
 from analysis.paired import BATCH_NORM_TRAIN, by_seed, strategy_order
 from analysis.power import ALPHA
-from analysis.report import renewed, write_pictures
+from analysis.report import replacing, write_pictures
 from analysis.situations import (
     KINDS,
     SETTINGS,
@@ -186,7 +186,7 @@ def default(studies: Sequence[Comparison]) -> str:
         return "Nothing is decided yet."
     first = max(strategy_order(list(often)), key=lambda name: often[name])
     rows = f"{often[first]} of {counted(len(decided), 'row')} above"
-    return f"Begin with **{first}**: in {rows} it is the highest or not told apart from the highest."
+    return f"Begin with **{first}**: in {rows} none is shown to be better."
 
 
 def not_covered(studies: Sequence[Comparison]) -> str:
@@ -208,9 +208,9 @@ def sections(studies: Sequence[Comparison]) -> list[Section]:
     """The whole guide."""
     table, picture = grid(studies)
     words = (
-        "Use: the highest mean, bold where its gain excludes zero; as good: not told apart from it, which proves no "
-        f"equality, fastest first. Gain: points over `{REFERENCE}`. ±: 95% interval over seeds. A run: one training, "
-        "tuning not counted. Accuracy is balanced where test classes are uneven. "
+        "Use: the highest mean of those framed, bold where its gain excludes zero; as good: the others framed, fastest "
+        f"first, which proves no equality. Gain: points over `{REFERENCE}`. ±: 95% interval over seeds. A run: one "
+        "training, tuning not counted. Accuracy is balanced where test classes are uneven. "
         f"[What each strategy is]({studies[0].study}/details.md#what-each-strategy-is)."
     )
     found = [Section("", (picture, table, words))]
@@ -234,7 +234,7 @@ def write(reports: Path) -> None:
     if not studies:
         raise TablesError(f"{reports} holds no published study of this edition; run `dvc repro`")
     content = sections(studies)
-    with renewed(reports) as new:
+    with replacing(reports) as new:
         write_pictures(content, new / "figures")
         (new / "guide.md").write_bytes(page("Which strategy for which images?", content).encode())
 

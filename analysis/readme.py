@@ -28,7 +28,7 @@ def guide(reports: Path) -> str:
     table, picture = grid(studies, "reports/")
     words = (
         "Points over `feature_extraction` (a new head alone; its accuracy in percent), by study and images a class. "
-        "Framed: the highest, or not told apart from it. What follows: [the guide](reports/guide.md)."
+        "Framed: none is shown to be better. What follows: [the guide](reports/guide.md)."
     )
     return f"![{picture.alt}](reports/figures/{picture.name}.png)\n\n{words}\n\n{block(table)}"
 

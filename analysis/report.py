@@ -61,7 +61,7 @@ def write(folder: Path) -> None:
     questions = {"report.md": REPORT, "details.md": DETAILS}
     pages = {name: [found for ask in asked if (found := ask(study))] for name, asked in questions.items()}
     titles = {"report.md": f"Which strategy? {study.study}", "details.md": f"Details: {study.study}"}
-    with renewed(folder) as new:
+    with replacing(folder) as new:
         write_csv(study.pairs, new / "comparisons.csv")
         _write_json(list(study.verdicts), new / "claims.json")
         for name, values in metrics(study).items():
@@ -77,7 +77,7 @@ def write(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def renewed(folder: Path) -> Iterator[Path]:
+def replacing(folder: Path) -> Iterator[Path]:
     """A place for new pages; they replace those in `folder` when all are written, none where a disk is full."""
     with tempfile.TemporaryDirectory(prefix=".partial-", dir=folder) as temporary:
         new = Path(temporary)

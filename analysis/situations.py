@@ -124,8 +124,8 @@ def _heat_map(studies: Sequence[Comparison]) -> Picture:
     return Picture(
         "guide",
         "What each strategy gains on feature extraction, by study and images a class",
-        f"Points gained on `{REFERENCE}` (its accuracy in percent), by study and images a class; bold in a frame: the "
-        "highest, or not told apart from it.",
+        f"Points gained on `{REFERENCE}` (its accuracy in percent), by study and images a class; bold in a frame: "
+        "none is shown to be better, by no 95% interval, and no run failed.",
         data,
         lambda: _drawn_heat_map(data),
     )
