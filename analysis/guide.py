@@ -33,6 +33,7 @@ from analysis.tables import ALL, TablesError, where
 
 REPORTS = Path("reports")
 WORDS: Mapping[str, str] = {"supported": "holds", "refuted": "fails", "open": "open"}
+RERUNS = "reruns alone"  # every seed trained on all images: nothing is judged of other images
 QUESTIONS = (("500 plant images", "tomato", 50), ("5,000 X-rays", "xray_all", ALL))
 MISTAKES: Mapping[str, str] = {  # by strategy or ablation
     f"fine_tune{BATCH_NORM_TRAIN}": "BatchNorm updated",
@@ -89,6 +90,7 @@ def decisions(studies: Sequence[Comparison]) -> Table:
         for one in situations(studies):
             if decision.covers(one) and (gain := one.gain(decision.better, decision.worse)):
                 told = ("holds" if gain["difference"] > 0 else "fails") if gain["p_holm"] < ALPHA else "open"
+                told = told if one.study.draws else RERUNS
                 effect = plus_minus(signed(gain["difference"]), gain["difference"], gain["low"])
                 said.setdefault(told, []).append(f"{_linked(one.study, one.size.per_class)} {effect}")
         rule = f"`{decision.better}` > `{decision.worse}`"
@@ -106,7 +108,8 @@ def reading(studies: Sequence[Comparison]) -> str:
         f"Similar to ImageNet's photographs: {similar}; different: {different}. By study, with its training images in "
         "all: points that the first is better by, ± of that pair alone. *Holds*, *fails*: told apart so, or the other "
         "way round, after correction over all pairs of the study, which is stricter; *open*: not told apart; "
-        "*depends*: both. Where the two tables contradict each other, both rows stand."
+        f"*depends*: both; *{RERUNS}*: every seed trained on all images, so no verdict. Where the two tables contradict "
+        "each other, both rows stand."
     )
 
 
@@ -130,11 +133,12 @@ def _linked(study: Comparison, per_class: int) -> str:
 
 def _told(said: Mapping[str, Sequence[str]], nothing: str = "open") -> tuple[str, str]:
     """The verdict of all studies, and which of them say what; `nothing`: what to say where there is none."""
-    words = [word for word in WORDS.values() if word in said]
-    shown = [word for word in words if word != "open"]
-    verdict = "**depends**" if len(shown) > 1 else f"**{next(iter(shown or words), nothing)}**"
+    words = [word for word in (*WORDS.values(), RERUNS) if word in said]
+    judged = [word for word in words if word != RERUNS]
+    shown = [word for word in judged if word != "open"]
+    verdict = "**depends**" if len(shown) > 1 else f"**{next(iter(shown or judged), nothing)}**"
     if len(shown) == 1 and "open" in said:
-        verdict += f" in {len(said[shown[0]])} of {sum(map(len, said.values()))}"
+        verdict += f" in {len(said[shown[0]])} of {sum(len(said[word]) for word in judged)}"
     return verdict, "; ".join(f"{word}: {', '.join(said[word])}" for word in words) or NONE
 
 

@@ -7,7 +7,7 @@ from analysis import guide
 from analysis.comparison import Comparison
 from analysis.guide import decisions, default, mistakes, not_covered, questions, reading, rules
 from analysis.situations import batch_norm, grid, published
-from analysis.tables import TablesError
+from analysis.tables import ALL, TablesError
 from tests.analysis.conftest import Plan, write_tables
 
 FROZEN_WINS = {"scratch": 0.4, "feature_extraction": 0.7, "fine_tune": 0.8, "fine_tune_batch_norm_train": 0.74}
@@ -96,6 +96,14 @@ def test_a_decision_is_judged_on_data_of_its_kind_and_size_alone(studies: list[C
     assert told["similar, 1,000 to 10,000", "fine-tuning"] == ("**not tested**", "– ")
     words = reading(studies)
     assert "photographs: tomato; different: xray." in words
+
+
+def test_reruns_on_all_images_are_shown_and_judge_nothing(tmp_path: Path) -> None:
+    many = {"strategies": {"scratch": 0.6, "fine_tune": 0.9}, "data": "chest X-ray", **CALM}
+    write_tables(tmp_path / "xray_all", Plan(study="xray_all", per_class=(ALL,), pool_images=3750, **many))
+    verdict, studies = decisions(published(tmp_path)).rows[-1][3:]
+    assert verdict == "**not tested**"
+    assert studies.startswith("reruns alone: [xray_all 3,750](xray_all/report.md) −30")
 
 
 def test_mistakes_stand_in_order_of_what_they_cost(studies: list[Comparison]) -> None:
