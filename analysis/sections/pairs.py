@@ -48,9 +48,9 @@ def _forest(study: Comparison) -> Iterator[Picture]:
 
 
 def _map(study: Comparison, per_class: int) -> Picture | None:
-    pairs = where(study.pairs, per_class=per_class, family="pairs")
+    pairs = where(study.pairs, per_class=per_class, family="pairs").dropna(subset="difference")
     names = [name for name in study.names if name in set(pairs["a"]) | set(pairs["b"])]
-    if len(names) < 3 or pairs["difference"].isna().all():
+    if len(names) < 3:
         return None
     return Picture(
         f"pairs_{per_class or 'all'}" if len(study.sizes) > 1 else "pairs",

@@ -84,14 +84,17 @@ def test_every_pair_stands_in_the_table_and_one_outside_of_the_families_is_not_a
     assert rows["fine_tune", "feature_extraction"][6] == f"{won} of 5"
 
 
-def test_a_pair_without_a_test_says_why(tmp_path: Path) -> None:
-    of = study(tmp_path, strategies=THREE, missing=[("fine_tune", seed) for seed in range(1, 5)])
+def test_a_pair_without_a_test_says_why_and_has_no_place_on_the_map(tmp_path: Path) -> None:
+    four = {**THREE, "last_block": 0.77}
+    of = study(tmp_path, strategies=four, missing=[("fine_tune", seed) for seed in range(1, 5)])
     _, pictures, (table,) = found(of)
-    assert [row[3] for row in table.rows if "`fine_tune`" in row] == ["fewer than two shared seeds"] * 2
-    assert list(pictures["forest"].data["strategy"]) == ["scratch"]
+    assert [row[3] for row in table.rows if "`fine_tune`" in row] == ["fewer than two shared seeds"] * 3
+    assert list(pictures["forest"].data["strategy"]) == ["scratch", "last_block"]
+    assert "over all 3 pairs" in pictures["pairs"].caption
     with theme():
         (panel,) = pictures["pairs"].draw().axes
-    assert len(panel.texts) == 1
+    assert len(panel.texts) == 3
+    assert [t.get_text() for t in panel.get_yticklabels()] == ["feature_extraction", "last_block"]
 
 
 def test_one_strategy_has_no_pairs_and_without_the_reference_there_is_no_forest_plot(tmp_path: Path) -> None:
