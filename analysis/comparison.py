@@ -126,7 +126,7 @@ class Comparison:
         return max(found, key=lambda above: above[1].difference, default=None)
 
     def judged_on(self, per_class: int) -> int | None:
-        """How many images in all judged each rate of this size in tuning; None where this study tuned none."""
+        """On how many predictions of all pilots each rate of this size was judged; None where this study tuned none."""
         tried = self.parameters.get("tried", {}).get(str(per_class), {})
         return max((int(f["of"]) for strategy in tried.values() for f in strategy["tried"].values()), default=None)
 

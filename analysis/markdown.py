@@ -119,6 +119,11 @@ def with_interval(value: float, low: float, high: float, write: Callable[[float]
     return f"{write(value)} {bracket(low, high, write)}".rstrip()
 
 
+def plus_minus(value: float, low: float, high: float, write: Callable[[float], str] = signed) -> str:
+    """`+2.4 ±1.1`, with half the interval where there is one, also of one that an accuracy's limit cut at one end."""
+    return write(value) + (f" ±{number(max(value - low, high - value))}" if np.isfinite(low) else "")
+
+
 def code(names: Sequence[str], last: str = "and") -> str:
     """`a`, `b` and `c`."""
     return listed([f"`{name}`" for name in names], last)

@@ -16,8 +16,9 @@ from matplotlib.patches import Rectangle
 
 from analysis import style
 from analysis.comparison import REFERENCE, Comparison, compare
-from analysis.markdown import NONE, Picture, Table, number, seconds, signed, size_text
+from analysis.markdown import NONE, Picture, Table, number, plus_minus, seconds, signed, size_text
 from analysis.paired import BATCH_NORM_TRAIN, DEFAULT_ORDER, strategy_order
+from analysis.power import ALPHA
 from analysis.tables import load
 from analysis.unbeaten import Unbeaten
 
@@ -98,17 +99,12 @@ def advice(one: Situation) -> tuple[str, ...]:
     row, gain = one.study.of(size, one.use), one.gain(one.use, REFERENCE)
     others = sorted(one.size.advised[1:], key=lambda name: one.study.of(size, name)["seconds"])
     return (
-        one.use if gain and not gain["low"] > 0 else f"**{one.use}**",
-        plus_minus(number(row["judged"]), row["judged"], row["judged_low"]),
-        plus_minus(signed(gain["difference"]), gain["difference"], gain["low"]) if gain else NONE,
+        f"**{one.use}**" if gain and one.study.draws and gain["p_holm"] < ALPHA else one.use,
+        plus_minus(row["judged"], row["judged_low"], row["judged_high"], number),
+        plus_minus(gain["difference"], gain["low"], gain["high"]) if gain else NONE,
         seconds(row["seconds"]),
         ", ".join(f"`{name}`" for name in others[:2]) + (f" and {len(others) - 2} more" if others[2:] else "") or NONE,
     )
-
-
-def plus_minus(text: str, mean: float, low: float) -> str:
-    """A number in words with half its interval, where it has one."""
-    return f"{text} ±{number(mean - low)}" if np.isfinite(low) else text
 
 
 def _heat_map(studies: Sequence[Comparison]) -> Picture:

@@ -58,7 +58,7 @@ def _rates(study: Comparison) -> Iterator[str]:
     judged = [images for size in study.sizes if (images := study.judged_on(size))]
     source = study.parameters["study"].get("rates_from")
     where = f" in study `{source}`" if source else ""
-    on = f", on {number(min(judged), 0)} images or more a rate" if judged else ""
+    on = f", on {number(min(judged), 0)} predictions or more a rate" if judged else ""
     yield f"**Rates are tuned** on pilot seeds{where}{on}. No interval contains the luck of that choice."
 
 

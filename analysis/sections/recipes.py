@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from analysis.comparison import Comparison
-from analysis.markdown import NONE, Section, Table, number, rate_text, size_text
+from analysis.markdown import NONE, Section, Table, listed, number, rate_text, size_text
 from analysis.paired import strategy_order
 from analysis.tables import ALL, GROUPS, group_rates
 
@@ -22,7 +22,9 @@ def section(study: Comparison) -> Section:
     )
     tuned = tuning(study)
     if tuned.rows:
-        caption = f"Pilot images judged right, % ({study.metric} decides), by what multiplied the rates; bold: chosen."
+        judged = listed([f"{n:,} ({size_text(size)} a class)" for size in study.sizes if (n := study.judged_on(size))])
+        caption = f"Right of {judged} pilot predictions, % ({study.metric} decides), by what multiplied the rates. "
+        caption += "Bold: chosen."
         body = (*body, "### Rates that were tried", tuned, caption)
     return Section("What each strategy is", body)
 
@@ -87,8 +89,7 @@ def tuning(study: Comparison) -> Table:
         reached = {float(scale): number(100 * found["right"] / found["of"]) for scale, found in of.items()}
         chosen = study.tables.used_scale(size, name)
         cells = [f"**{text}**" if scale == chosen else text for scale in scales for text in [reached.get(scale, "")]]
-        images = max((found["of"] for found in of.values()), default=0)
         if of:
-            rows.append((size_text(size), f"`{name}`", number(images, 0), *cells))
-    header = ("A class", "Strategy", "Images", *(f"×{scale:g}" for scale in scales))
+            rows.append((size_text(size), f"`{name}`", *cells))
+    header = ("A class", "Strategy", *(f"×{scale:g}" for scale in scales))
     return Table(header, tuple(rows), frozenset({0, *range(2, len(header))}))

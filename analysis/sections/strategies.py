@@ -9,6 +9,7 @@ from analysis.markdown import (
     Section,
     Table,
     number,
+    plus_minus,
     seconds,
     share,
     short,
@@ -40,7 +41,8 @@ def section(study: Comparison) -> Section:
     )
     italic = " Italic: no default strategy, shown beside the comparison." if beside else ""
     reading = (
-        f"{study.metric.capitalize()} in percent ± half its 95% interval. Bold: the set that nothing beats.{italic} "
+        f"{study.metric.capitalize()} in percent ± half its 95% interval. Bold: the set that nothing beats, by no 95% "
+        f"interval.{italic} "
         f"Always answering the largest class gets {number(study.baseline)}%. Learns: what is trained, and its share of "
         "the weights; [more](details.md#what-each-strategy-is)."
     )
@@ -80,10 +82,9 @@ def _what(study: Comparison, name: str) -> str:
 
 
 def _accuracy(row: dict[str, float], bold: bool) -> str:
-    mean = f"**{number(row['judged'])}**" if bold else number(row["judged"])
-    half = (row["judged_high"] - row["judged_low"]) / 2
+    write = (lambda mean: f"**{number(mean)}**") if bold else number
     failed = f" ({row['diverged']} diverged)" if row["diverged"] else ""
-    return (f"{mean} ±{number(half)}" if half == half else mean) + failed
+    return plus_minus(row["judged"], row["judged_low"], row["judged_high"], write) + failed
 
 
 def details(study: Comparison) -> Section:

@@ -88,7 +88,7 @@ def _rates(study: Comparison) -> Iterator[str]:
         yield f"Rates are {rates}, not tuned: with better ones the order may change."
     few = [(size, n) for size in study.sizes if (n := study.judged_on(size)) is not None and n < FEW_JUDGED]
     if few:
-        where = listed([f"{n} images ({size_name(size)})" for size, n in few])
+        where = listed([f"{n} predictions ({size_name(size)})" for size, n in few])
         yield f"Rates were chosen on only {where}: a place may be owed to an unlucky rate, which no interval contains."
 
 

@@ -224,7 +224,7 @@ def _provenance(bench: Workbench, stored: Mapping[Cell, StoredRun], tests: Itera
             "test_images": len(labels),  # those that runs are judged on
             "watched_images": len(bench.subsets.watched),
             "test_class_counts": np.bincount(labels, minlength=len(card.classes)).tolist(),
-            "overlap": {str(size): round(share, 4) for size, share in bench.subsets.overlap.items()},
+            "overlap": {str(size): round(share, 6) for size, share in bench.subsets.overlap.items()},
             "notes": list(card.notes),
             "published": [asdict(entry) for entry in bench.about.published],
         },

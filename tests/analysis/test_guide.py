@@ -43,8 +43,8 @@ def test_the_grid_has_a_row_a_situation_with_the_best_that_nothing_beats(studies
     assert [(row[0], row[2], row[3]) for row in table.rows] == [
         ("[tomato](reports/tomato/report.md)", "10", "**fine_tune**"),
         ("[tomato](reports/tomato/report.md)", "50", "**fine_tune**"),
-        ("[xray](reports/xray/report.md)", "10", "**feature_extraction**"),
-        ("[xray](reports/xray/report.md)", "100", "**feature_extraction**"),
+        ("[xray](reports/xray/report.md)", "10", "feature_extraction"),
+        ("[xray](reports/xray/report.md)", "100", "feature_extraction"),
     ]
     gain = studies[0].gain(50, "fine_tune", "feature_extraction")
     half = gain["difference"] - gain["low"]
@@ -84,6 +84,15 @@ def test_a_rule_that_holds_here_and_fails_there_depends_and_names_both(studies: 
     frozen = told["`fine_tune` > `fine_tune_batch_norm_train` + 1"]
     assert frozen == ("**depends**", f"holds: {leaves}; fails: {rays}")
     assert "`feature_extraction` > `fine_tune` + 1" not in told  # a decision of the textbook's
+
+
+def test_a_rule_is_told_where_no_decision_speaks_of_that_size(tmp_path: Path) -> None:
+    better = {"last_block": 0.5, "fine_tune": 0.9}
+    for study, data, per_class in (("tomato", "PlantVillage tomato", 50), ("xray", "chest X-ray", 100)):
+        write_tables(tmp_path / study, Plan(study=study, data=data, per_class=(per_class,), strategies=better, **CALM))
+    told = {row[0]: row[1:] for row in rules(published(tmp_path)).rows}
+    fails = "fails: [tomato 100](tomato/report.md), [xray 200](xray/report.md)"
+    assert told["`last_block` > `fine_tune` + 1"] == ("**fails**", fails)
 
 
 def test_a_decision_is_judged_on_data_of_its_kind_and_size_alone(studies: list[Comparison]) -> None:

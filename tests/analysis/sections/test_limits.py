@@ -29,7 +29,7 @@ def study_of(folder: Path, plan: dict[str, Any], **settings: object) -> Comparis
         ({}, {}, "**5 seeds.** Exploratory"),
         ({"seeds": range(10)}, {}, "**10 seeds.** Effects below"),
         ({}, {}, "**Rates are not tuned.**"),
-        ({"tried": TUNED, "per_class": (10,)}, {"learning_rates": "tuned"}, "on 240 images or more a rate"),
+        ({"tried": TUNED, "per_class": (10,)}, {"learning_rates": "tuned"}, "on 240 predictions or more a rate"),
         ({}, {"learning_rates": "tuned", "rates_from": "elpv"}, "pilot seeds in study `elpv`."),
         ({"overlap": 0.12}, {}, "share 12% (100 a class)"),
         ({"overlap": 0.6}, {}, "**Too few images** to draw from: with 100 images a class nothing"),

@@ -22,6 +22,16 @@ def test_the_table_is_best_first_at_the_largest_size_with_the_set_in_bold(tmp_pa
     assert "Always answering the largest class gets 65.7%" in str(words)
 
 
+def test_an_interval_that_ends_at_100_percent_counts_with_its_whole_half(tmp_path: Path) -> None:
+    near = {"feature_extraction": 0.985, "fine_tune": 0.99}
+    study = compared(tmp_path, Plan(strategies=near, seeds=range(3), seed_sd=3.0))
+    row, table = study.of(100, "fine_tune"), strategies.section(study).body[1]
+    assert isinstance(table, Table)
+    assert row["judged_high"] == 100
+    cell = next(row[1] for row in table.rows if "fine_tune" in row[0])
+    assert cell.endswith(f"±{number(row['judged'] - row['judged_low'])}")
+
+
 def test_a_strategy_outside_the_comparison_is_in_italics_and_the_words_say_so(tmp_path: Path) -> None:
     named = {**TWO, "last_block": 0.7, "lda": 0.99}
     study = compared(tmp_path, Plan(strategies=named, seeds=range(10), not_default=["lda"]))

@@ -69,6 +69,6 @@ def test_few_judged_images_are_told(tmp_path: Path) -> None:
         parameters = {**parameters, "study": study, "tried": tried}
         return compare(replace(tables, provenance={**tables.provenance, "parameters": parameters}))
 
-    assert said(tuned(40), "only 40 images (100 images a class)")
+    assert said(tuned(40), "only 40 predictions (100 images a class)")
     assert not said(tuned(200), "unlucky rate")
     assert not said(tuned(200), "not tuned")
