@@ -218,10 +218,10 @@ def sections(studies: Sequence[Comparison]) -> list[Section]:
     """The whole guide."""
     table, picture = grid(studies)
     words = (
-        f"Use: the highest mean of those framed, bold where its gain on `{REFERENCE}` is told apart from none after "
-        "correction over all pairs of the study; as good: the others framed, fastest first, which proves no equality. "
-        "±: 95% interval over seeds; where they train on all images, over reruns alone, and nothing is told apart. A "
-        "run: one training, tuning not counted. Accuracy is balanced where test classes are uneven. "
+        f"Use: the highest mean of those framed, bold where it is told apart from `{REFERENCE}` after correction over "
+        "all pairs of the study; as good: the others framed, fastest first, which proves no equality. ±: 95% interval "
+        "over seeds; with all images over reruns alone, which tell nothing apart. A run: one training, tuning not "
+        "counted. Accuracy is balanced where test classes are uneven. "
         f"[What each strategy is]({studies[0].study}/details.md#what-each-strategy-is)."
     )
     found = [Section("", (picture, table, words))]
