@@ -62,7 +62,7 @@ class Decision:
         """Whether a situation is of this kind."""
         name = one.study.dataset["name"]
         likeness = name in KINDS and (name in SIMILAR) == self.similar
-        return likeness and self.fewest <= one.study.images(one.size.per_class) < self.below
+        return likeness and self.fewest <= one.images < self.below
 
 
 # The textbook gives no sizes for "medium" and "large"; where it does, in its second table, they are these.
@@ -111,7 +111,7 @@ def reading(studies: Sequence[Comparison]) -> str:
         f"Similar to ImageNet's photographs: {similar}; different: {different}. By study, with its training images in "
         "all: points that the first is better by, ± of that pair alone. *Holds*, *fails*: told apart so, or the other "
         "way round, after correction over all pairs of the study, which is stricter; *open*: not told apart; "
-        f"*depends*: both; *{RERUNS}*: every seed trained on all images, so no verdict. Where the two tables "
+        f"*depends*: some each; *{RERUNS}*: every seed trained on all images, so no verdict. Where the two tables "
         "contradict each other, both rows stand."
     )
 
@@ -165,7 +165,9 @@ def questions(studies: Sequence[Comparison]) -> list[str]:
         for one in situations(studies):
             if (one.study.study, one.size.per_class) == (study, per_class) and one.use is not None:
                 use, accuracy, gain, *_ = advice(one)
-                answers.append(f"{question}: {use}, {accuracy}%, {gain} points over `{REFERENCE}` ({one.link(study)}).")
+                shown = f"{use}, {accuracy}%, {gain} points over `{REFERENCE}`"
+                of = f"{one.images:,} to train on" + ("" if one.study.draws else f", {RERUNS}")
+                answers.append(f"{question}: {shown} ({one.link(study)}, {of}).")
     costly = max(studies, key=lambda study: len(mistakes(study)))
     costs = sorted(mistakes(costly).items(), key=lambda item: item[1])
     if costs:
@@ -195,8 +197,8 @@ def default(studies: Sequence[Comparison]) -> str:
     if not often:
         return "Nothing is decided yet."
     first = max(strategy_order(list(often)), key=lambda name: often[name])
-    rows = f"{often[first]} of {counted(len(decided), 'row')} above"
-    return f"Begin with **{first}**: in {rows} none is shown to be better."
+    rows = f"{len(decided) - often[first]} of the {counted(len(decided), 'row')} above"
+    return f"Begin with **{first}**: in {rows} another is shown to be better."
 
 
 def not_covered(studies: Sequence[Comparison]) -> str:
@@ -220,15 +222,15 @@ def sections(studies: Sequence[Comparison]) -> list[Section]:
     words = (
         f"Use: the highest mean of those framed, bold where it is told apart from `{REFERENCE}` after correction over "
         "all pairs of the study; as good: the others framed, fastest first, which proves no equality. ±: 95% interval "
-        "over seeds; with all images over reruns alone, which tell nothing apart. A run: one training, tuning not "
-        "counted. Accuracy is balanced where test classes are uneven. "
+        "over seeds; with all images over reruns alone, which speak of no other images. A run: one training, tuning "
+        "not counted. Accuracy is balanced where test classes are uneven. "
         f"[What each strategy is]({studies[0].study}/details.md#what-each-strategy-is)."
     )
     found = [Section("", (picture, table, words))]
     gains, judged, answered = batch_norm(studies), rules(studies), questions(studies)
     if gains:
         found.append(Section("BatchNorm: frozen or updated?", (gains,)))
-    found.append(Section("The textbook's two tables", (decisions(studies), reading(studies))))
+    found.append(Section("The textbook's decision tables, row by row", (decisions(studies), reading(studies))))
     if judged.rows:
         found.append(Section("Other rules", (judged, MARGINS)))
     if answered:

@@ -47,6 +47,11 @@ class Situation:
     def name(self) -> str:
         return f"{self.study.study} {size_text(self.size.per_class)}"
 
+    @property
+    def images(self) -> int:
+        """Training images in all."""
+        return self.study.images(self.size.per_class)
+
     def link(self, text: str, at: str = "") -> str:
         return f"[{text}]({at}{self.study.study}/report.md)"
 
@@ -86,8 +91,9 @@ def grid(studies: Sequence[Comparison], at: str = "") -> tuple[Table, Picture]:
         mine = one.study.parameters["study"]
         other = [f"{mine[key]}{unit}" for key, unit in SETTINGS.items() if mine[key] != common[key]]
         images = "; ".join([KINDS.get(one.study.dataset["name"], NONE), *other])
-        rows.append((one.link(one.study.study, at), images, size_text(one.size.per_class), *advice(one)))
-    header = ("Study", "Images", "A class", "Use", "Accuracy, %", "Gain", "A run", "As good")
+        size = f"{size_text(one.size.per_class)} ({one.images:,})"
+        rows.append((one.link(one.study.study, at), images, size, *advice(one)))
+    header = ("Study", "Images", "Per class (in all)", "Use", "Accuracy, %", "Gain", "A run", "As good")
     return Table(header, tuple(rows), frozenset({2, 4, 5, 6})), _heat_map(studies)
 
 
@@ -112,16 +118,16 @@ def _heat_map(studies: Sequence[Comparison]) -> Picture:
     for one in situations(studies):
         candidates = {name for name in one.study.ran(one.size.per_class) if name not in one.size.others}
         for name in (name for name in DEFAULT_ORDER if name in candidates):
-            gain = {"difference": 0.0} if name == REFERENCE else one.gain(name, REFERENCE)
-            if gain and REFERENCE in candidates:
-                judged, unbeaten = one.study.of(one.size.per_class, name)["judged"], name in one.size.advised
-                rows.append((one.study.study, one.size.per_class, name, judged, gain["difference"], unbeaten))
+            if REFERENCE in candidates:
+                judged, base = (one.study.of(one.size.per_class, each)["judged"] for each in (name, REFERENCE))
+                gain = one.gain(name, REFERENCE).get("difference", judged - base)  # of one run there is no pair
+                rows.append((one.study.study, one.size.per_class, name, judged, gain, name in one.size.advised))
     data = pd.DataFrame(rows, columns=["study", "per_class", "strategy", "judged", "gain", "unbeaten"])
     return Picture(
         "guide",
         "What each strategy gains on feature extraction, by study and images a class",
-        f"Points gained on `{REFERENCE}` (its accuracy in percent), by study and images a class; bold in a frame: "
-        "none is shown to be better, by no 95% interval, and no run failed.",
+        f"Points gained on `{REFERENCE}` (its accuracy in percent), by study and images a class. Bold in a frame: no "
+        "95% interval shows another to be better, and no run failed.",
         data,
         lambda: _drawn_heat_map(data),
     )
@@ -132,7 +138,7 @@ def _drawn_heat_map(data: pd.DataFrame) -> Figure:
     order, columns = list(dict.fromkeys(data["row"])), strategy_order(data["strategy"].unique().tolist())
     reference = (data["strategy"] == REFERENCE).to_numpy()
     data["text"] = np.where(reference, data["judged"].map(number), data["gain"].map(signed))
-    values, texts, bold = (
+    values, texts, framed = (
         data.pivot_table(index="row", columns="strategy", values=name, aggfunc="first").reindex(order, columns=columns)
         for name in ("gain", "text", "unbeaten")
     )
@@ -144,7 +150,7 @@ def _drawn_heat_map(data: pd.DataFrame) -> Figure:
     style.heat_map(panel, values, texts, labels, 30, **looks, cbar=True, cbar_kws=bar, annot_kws={"fontsize": 8})
     for text in panel.texts:
         x, y = (int(place) for place in text.get_position())
-        if bold.iloc[y, x]:
+        if framed.iloc[y, x]:
             text.set_fontweight("bold")
             panel.add_patch(Rectangle((x + 0.04, y + 0.06), 0.92, 0.88, fill=False, edgecolor=style.INK, linewidth=1.2))
     panel.set_facecolor("#F4F4F4")
@@ -169,8 +175,8 @@ def batch_norm(studies: Sequence[Comparison]) -> Picture | None:
         "guide_batch_norm",
         "What frozen BatchNorm gains on updated BatchNorm, by study, images a class and strategy",
         "Points that a strategy gains with frozen BatchNorm, its default, on the same one with updated BatchNorm, both "
-        f"tuned; 95% interval over seeds of that pair alone. Of {len(data)}, {sum(data['low'] > 0)} lie above zero and "
-        f"{sum(data['high'] < 0)} below.",
+        f"tuned; 95% interval over seeds of that pair alone: of {len(data)}, {sum(data['low'] > 0)} exclude zero in "
+        f"favour of frozen, {sum(data['high'] < 0)} of updated.",
         data,
         lambda: _drawn_gains(data),
     )

@@ -27,7 +27,7 @@ def section(study: Comparison) -> Section:
     reading = (
         f"{study.metric.capitalize()}, mean over seeds [95% interval over {study.over}]. A run: one training on {where}"
         ", tuning not counted. *As good*: these runs can't tell it from the one to use, which proves no equality. "
-        f"`make model STUDY={study.study}` trains the one for the largest size on all images."
+        f"`make model STUDY={study.study}` trains what is advised at the largest size, on all images."
     )
     warning = [OUT_OF_DATE] if study.tables.first_edition else []
     return Section("", (setting(study), *warning, table(study), reading))

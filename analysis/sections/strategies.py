@@ -39,10 +39,10 @@ def section(study: Comparison) -> Section:
         data,
         lambda: Intervals(rows, axis, names, shaded=shaded, mark=study.baseline).draw(),
     )
-    italic = " Italic: no default strategy, shown beside the comparison." if beside else ""
+    italic = " Italic: not a default strategy, shown beside the comparison." if beside else ""
     reading = (
-        f"{study.metric.capitalize()} in percent ± half its 95% interval. Bold: the set that nothing beats, by no 95% "
-        f"interval.{italic} "
+        f"{study.metric.capitalize()} in percent ± half its 95% interval. Bold: no 95% interval shows another default "
+        f"strategy to be better.{italic} "
         f"Always answering the largest class gets {number(study.baseline)}%. Learns: what is trained, and its share of "
         "the weights; [more](details.md#what-each-strategy-is)."
     )

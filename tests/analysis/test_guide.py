@@ -41,10 +41,10 @@ def studies(reports: Path) -> list[Comparison]:
 def test_the_grid_has_a_row_a_situation_with_the_best_that_nothing_beats(studies: list[Comparison]) -> None:
     table, _ = grid(studies, "reports/")
     assert [(row[0], row[2], row[3]) for row in table.rows] == [
-        ("[tomato](reports/tomato/report.md)", "10", "**fine_tune**"),
-        ("[tomato](reports/tomato/report.md)", "50", "**fine_tune**"),
-        ("[xray](reports/xray/report.md)", "10", "feature_extraction"),
-        ("[xray](reports/xray/report.md)", "100", "feature_extraction"),
+        ("[tomato](reports/tomato/report.md)", "10 (20)", "**fine_tune**"),
+        ("[tomato](reports/tomato/report.md)", "50 (100)", "**fine_tune**"),
+        ("[xray](reports/xray/report.md)", "10 (20)", "feature_extraction"),
+        ("[xray](reports/xray/report.md)", "100 (200)", "feature_extraction"),
     ]
     gain = studies[0].gain(50, "fine_tune", "feature_extraction")
     half = gain["difference"] - gain["low"]
@@ -130,7 +130,7 @@ def test_what_to_begin_with_is_most_often_unbeaten_and_what_is_missing_is_named(
     missing = (("scratch", 0), ("scratch", 1))
     write_tables(tmp_path / "b", Plan(study="b", strategies=SAME, missing=missing, **CALM))
     found = published(tmp_path)
-    assert "**fine_tune**: in 2 of 3 rows above none is shown to be better." in default(found)
+    assert "**fine_tune**: in 1 of the 3 rows above another is shown to be better." in default(found)
     assert "[b](b/report.md) (2 runs)" in not_covered(found)
     assert "More than 200 training images" in not_covered(found)
 

@@ -38,7 +38,7 @@ def test_a_strategy_outside_the_comparison_is_in_italics_and_the_words_say_so(tm
     _, table, words = strategies.section(study).body
     assert isinstance(table, Table)
     assert [row[0] for row in table.rows] == ["**fine_tune**", "feature_extraction", "last_block", "*lda*"]
-    assert "Italic: no default strategy" in str(words)
+    assert "Italic: not a default strategy" in str(words)
 
 
 def test_what_lies_far_below_is_noted_at_the_edge_and_does_not_flatten_the_rest(tmp_path: Path) -> None:
