@@ -42,7 +42,7 @@ def section(study: Comparison) -> Section:
     italic = " Italic: not a default strategy, shown beside the comparison." if beside else ""
     reading = (
         f"{study.metric.capitalize()} in percent ± half its 95% interval. Bold: no 95% interval shows another default "
-        f"strategy to be better.{italic} "
+        f"strategy to be better, and no run failed.{italic} "
         f"Always answering the largest class gets {number(study.baseline)}%. Learns: what is trained, and its share of "
         "the weights; [more](details.md#what-each-strategy-is)."
     )
