@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,10 +55,10 @@ class Comparison:
         found: Mapping[str, Any] = self.parameters["strategies"].get(strategy, {})
         return found
 
-    @property
-    def seeds(self) -> str:
-        """How many seeds a strategy has: `10 seeds`, or `8 to 10 seeds`."""
-        fewest, most = int(self.strategies["k"].min()), int(self.strategies["k"].max())
+    def seeds(self, names: Collection[str]) -> str:
+        """How many seeds these strategies have at each size: `10 seeds`, or `8 to 10 seeds`."""
+        counts = self.strategies.loc[self.strategies["strategy"].isin(names), "k"]
+        fewest, most = int(counts.min()), int(counts.max())
         return counted(most, "seed") if fewest == most else f"{fewest} to {most} seeds"
 
     def steady(self, frame: pd.DataFrame) -> pd.DataFrame:

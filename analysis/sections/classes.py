@@ -31,8 +31,8 @@ def section(study: Comparison) -> Section:
     picture = Picture(
         "recall",
         "Recall of each class by strategy and size",
-        f"Recall: percent of a class's test images that is got right, mean of {study.seeds}; classes from "
-        f"the hardest down{cut}.",
+        f"Recall: percent of a class's test images that is got right, mean of {study.seeds(study.candidates)}; "
+        f"classes from the hardest down{cut}.",
         data,
         lambda: _draw(data, study.candidates, list(hard)),
     )

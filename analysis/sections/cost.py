@@ -21,8 +21,9 @@ def section(study: Comparison) -> Section:
     picture = Picture(
         "cost",
         f"{study.metric.capitalize()} against the training time of a run",
-        f"Mean {study.metric} (percent, 95% interval, {study.seeds}) against the median time of a run (log scale) "
-        "on the machines under [provenance](#provenance); left and up is better; ▾: below what is shown.",
+        f"Mean {study.metric} (percent, 95% interval, {study.seeds(study.candidates)}) against the median time of a "
+        "run (log scale) on the machines under [provenance](#provenance); left and up is better; ▾: below what is "
+        "shown.",
         found,
         lambda: _draw(found, study.metric),
     )

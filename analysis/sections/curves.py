@@ -40,12 +40,13 @@ def section(study: Comparison) -> Section | None:
     pictures = []
     for metric, unit in UNITS.items():
         means = _means(study, where(history, metric=metric), 100.0 if metric == "accuracy" else 1.0)
+        shown = metric if watched else f"training {metric}"
         title = f"{'Training and validation' if watched else 'Training'} {metric} by epoch and strategy"
         caption = (
-            f"{metric.capitalize()} after each epoch ({unit}), mean of {study.seeds} with 95% interval; training is "
-            f"read on the epoch's own augmented batches{phased}{cut if metric == 'loss' else ''}{failed}."
+            f"{shown.capitalize()} after each epoch ({unit}), mean of {study.seeds(names)} with 95% interval; training "
+            f"is read on the epoch's own augmented batches{phased}{cut if metric == 'loss' else ''}{failed}."
         )
-        draw = partial(_draw, means, names, borders, metric)
+        draw = partial(_draw, means, names, borders, shown)
         pictures.append(Picture(f"curves_{metric}", title, caption, means, draw))
     return Section("Learning curves", tuple(pictures))
 
@@ -60,13 +61,14 @@ def _means(study: Comparison, history: pd.DataFrame, scale: float) -> pd.DataFra
     return pd.DataFrame(rows)
 
 
-def _draw(means: pd.DataFrame, names: list[str], borders: dict[str, list[int]], metric: str) -> Figure:
+def _draw(means: pd.DataFrame, names: list[str], borders: dict[str, list[int]], shown: str) -> Figure:
     sizes = [size_name(size) for size in in_order(means["per_class"])]
     palette = dict(zip(sizes, sns.color_palette("viridis", len(sizes)), strict=True))
     means = means.assign(images=means["per_class"].map(size_name), split=means["split"].map(SPLITS))
     splits = [split for split in DASHES if split in set(means["split"])]
     looks: dict[str, Any] = {"hue": "images", "hue_order": sizes, "palette": palette}
-    looks |= {"style": "split", "style_order": splits, "dashes": DASHES}
+    if len(splits) > 1:
+        looks |= {"style": "split", "style_order": splits, "dashes": DASHES}
     drawing, panels = grid(len(names), 3, 1.55, sharex=True, sharey=True)
     for panel, name in zip(panels, names, strict=True):
         mine = where(means, strategy=name)
@@ -78,13 +80,14 @@ def _draw(means: pd.DataFrame, names: list[str], borders: dict[str, list[int]], 
         for border in borders[name]:
             panel.axvline(border + 0.5, color=INK, linewidth=0.9, linestyle=":")
         panel.set(title=drawn(name), xlabel="", ylabel="")
-    if metric == "loss":
+    loss = shown.endswith("loss")
+    if loss:
         found = means[means["mean"] > 0]
         watched = where(found, split="validation")["mean"]
         low = max(found["mean"].min(), watched.min() / BELOW_VALIDATION if len(watched) else 0.0)
         panels[0].set(yscale="log", ylim=(low / 1.15, found["mean"].max() * 1.15))
         log_ticks(panels[0].yaxis)
     drawing.supxlabel("epoch", fontsize=8.5)
-    drawing.supylabel("accuracy (%)" if metric == "accuracy" else "loss (log scale)", fontsize=8.5)
+    drawing.supylabel(f"{shown} ({'log scale' if loss else '%'})", fontsize=8.5)
     legend(drawing, panels, "outside upper center", 4, without=("images", "split"))
     return drawing

@@ -31,7 +31,7 @@ def section(study: Comparison) -> Section | None:
         "drift",
         "How far each layer group moved, by strategy and size",
         "‖w − w₀‖ / ‖w₀‖ after the last phase, w₀ where the run started, mean of "
-        f"{study.seeds}; log colour scale. Grey 0: frozen, not moved by a bit.",
+        f"{study.seeds(names)}; log colour scale. Grey 0: frozen, not moved by a bit.",
         moved,
         lambda: _draw(moved, names),
     )

@@ -40,8 +40,8 @@ def _forest(study: Comparison) -> Iterator[Picture]:
     yield Picture(
         "forest",
         f"Difference in {study.metric} of each strategy from {REFERENCE}",
-        f"{study.metric.capitalize()} minus that of `{REFERENCE}` in points, paired by seed ({study.seeds}). Thick: "
-        f"95% interval over {study.over}; thin: over new test images too. Filled: told apart (corrected).",
+        f"{study.metric.capitalize()} minus that of `{REFERENCE}` in points, paired by seed ({study.seeds(names)}). "
+        f"Thick: 95% interval over {study.over}; thin: over new test images too. Filled: told apart (corrected).",
         found,
         lambda: gained(found, axis, names),
     )
@@ -55,7 +55,7 @@ def _map(study: Comparison, per_class: int) -> Picture | None:
     return Picture(
         f"pairs_{per_class or 'all'}" if len(study.sizes) > 1 else "pairs",
         f"All pairs of default strategies with {size_name(per_class)}",
-        f"Row minus column with {size_name(per_class)}, points ± half the 95% interval ({study.seeds}). "
+        f"Row minus column with {size_name(per_class)}, points ± half the 95% interval ({study.seeds(names)}). "
         f"Bold: told apart after correction over all {len(pairs)} pairs.",
         pairs.drop(columns="study"),
         lambda: _draw(pairs, names, size_name(per_class)),

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from analysis.comparison import Comparison
 from analysis.markdown import NONE, Section, Table, listed, number, rate_text, size_text
 from analysis.paired import strategy_order
-from analysis.tables import ALL, GROUPS, group_rates
+from analysis.tables import GROUPS, group_rates
 
 NOT_SETTINGS = {"phases", "epochs_of_phases", "weights", "of", "name", "default"}  # they have columns of their own
 
@@ -23,8 +25,8 @@ def section(study: Comparison) -> Section:
     tuned = tuning(study)
     if tuned.rows:
         judged = listed([f"{n:,} ({size_text(size)} a class)" for size in study.sizes if (n := study.judged_on(size))])
-        caption = f"Right of {judged} pilot predictions, % ({study.metric} decides), by what multiplied the rates. "
-        caption += "Bold: chosen."
+        caption = f"Right of {judged} pilot predictions, % ({study.metric} decides), at the chosen scale of the rates "
+        caption += "and at the next that were tried; all runs: [tune.csv](tune.csv)."
         body = (*body, "### Rates that were tried", tuned, caption)
     return Section("What each strategy is", body)
 
@@ -77,19 +79,17 @@ def _rates(rates: Mapping[str, float]) -> str:
 
 
 def tuning(study: Comparison) -> Table:
-    """What each scale of the rates got right in tuning, in percent; the chosen one bold."""
-    tried: dict[tuple[int, str], Mapping[str, Any]] = {
-        (int(size), name): of_size[name]["tried"]
-        for size, of_size in study.parameters.get("tried", {}).items()
-        for name in strategy_order(list(of_size))
-    }
-    scales = sorted({float(scale) for of in tried.values() for scale in of})
+    """What the chosen scale of the rates and its neighbours got right in tuning, in percent."""
     rows = []
-    for (size, name), of in sorted(tried.items(), key=lambda item: (item[0][0] == ALL, item[0][0])):
-        reached = {float(scale): number(100 * found["right"] / found["of"]) for scale, found in of.items()}
-        chosen = study.tables.used_scale(size, name)
-        cells = [f"**{text}**" if scale == chosen else text for scale in scales for text in [reached.get(scale, "")]]
-        if of:
-            rows.append((size_text(size), f"`{name}`", *cells))
-    header = ("A class", "Strategy", *(f"×{scale:g}" for scale in scales))
-    return Table(header, tuple(rows), frozenset({0, *range(2, len(header))}))
+    for of_size, found in sorted(study.parameters.get("tried", {}).items(), key=lambda item: int(item[0]) or np.inf):
+        size = int(of_size)
+        for name in strategy_order([name for name in found if found[name]["tried"]]):
+            tried = found[name]["tried"]
+            reached = {float(scale): number(100 * of["right"] / of["of"]) for scale, of in tried.items()}
+            scales, chosen = sorted(reached), study.tables.used_scale(size, name)
+            at = scales.index(chosen)
+            cells = [reached[scales[i]] if 0 <= i < len(scales) else "" for i in range(at - 2, at + 3)]
+            cells[2] = f"**{cells[2]}** ×{chosen:g}"
+            rows.append((size_text(size), f"`{name}`", f"×{scales[0]:g} to ×{scales[-1]:g}", *cells))
+    header = ("A class", "Strategy", "Tried", "Two lower", "One lower", "Chosen", "One higher", "Two higher")
+    return Table(header, tuple(rows), frozenset({0, *range(3, 8)}))

@@ -81,8 +81,16 @@ def test_training_alone_is_shown_whole_and_called_so(tmp_path: Path) -> None:
         with theme():
             drawing = picture.draw()
             (legend,) = drawing.legends
-            assert [text.get_text() for text in legend.get_texts()] == ["100 images a class", "training"]
+            assert [text.get_text() for text in legend.get_texts()] == ["100 images a class"]
+            assert drawing.get_supylabel().startswith("training ")
+            assert {line.get_linestyle() for panel in drawing.axes for line in panel.lines} <= {"-", ":"}
             save(drawing, tmp_path / picture.name)
+
+
+def test_the_caption_counts_the_seeds_of_what_is_drawn(tmp_path: Path) -> None:
+    once = [("lda", seed) for seed in range(1, 5)]  # a head in closed form, not drawn
+    made = pictures(study(tmp_path, strategies={**TWO, "lda": 0.7}, missing=once))
+    assert all("mean of 5 seeds" in picture.caption for picture in made.values())
 
 
 def test_nothing_trained_has_no_curves(tmp_path: Path) -> None:

@@ -15,6 +15,8 @@ TRIED = {
                 "0.3": {"right": 100, "of": 240, "log_loss": 0.7},
                 "1": {"right": 180, "of": 240, "log_loss": 0.6},
                 "3": {"right": 150, "of": 240, "log_loss": 0.7},
+                "10": {"right": 120, "of": 240, "log_loss": 0.8},
+                "30": {"right": 60, "of": 240, "log_loss": 0.9},
             },
         },
         "scratch": {"lr_scale": 1.0, "tried": {}},
@@ -52,10 +54,9 @@ def test_a_head_in_closed_form_has_no_phase(tmp_path: Path) -> None:
     assert rows[0][:3] == ("`lda`", "–", "head, closed form")
 
 
-def test_tuning_shows_what_every_scale_reached_and_the_chosen_one_bold(study: Comparison) -> None:
-    table = recipes.tuning(study)
-    assert table.header == ("A class", "Strategy", "×0.3", "×1", "×3")
-    assert table.rows == (("100", "`fine_tune`", "41.7", "**75.0**", "62.5"),)
+def test_tuning_shows_what_the_chosen_scale_reached_in_bold_between_its_neighbours(study: Comparison) -> None:
+    reached = ("", "41.7", "**75.0** ×1", "62.5", "50.0")
+    assert recipes.tuning(study).rows == (("100", "`fine_tune`", "×0.3 to ×30", *reached),)
 
 
 def test_a_study_that_tuned_nothing_has_no_table_of_rates(quick: Path) -> None:
