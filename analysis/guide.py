@@ -65,15 +65,16 @@ class Decision:
         return likeness and self.fewest <= one.images < self.below
 
 
-# The textbook gives no sizes for "medium" and "large"; where it does, in its second table, they are these.
+# The textbook gives no sizes for "medium" and "large"; where it does, in its second table, they are these. It has no
+# "medium" for different data, so that all that is not small counts as large there.
 DECISIONS = (
     Decision("similar, under 1,000", True, 0, 1e3, "feature extraction only", "feature_extraction", "fine_tune"),
     Decision("similar, 1,000 to 10,000", True, 1e3, 1e4, "fine-tuning", "fine_tune", "feature_extraction"),
     Decision("similar, 1,000 to 10,000", True, 1e3, 1e4, "fine-tune the last few layers", "last_block", "fine_tune"),
-    Decision("similar, over 10,000", True, 1e4, inf, "fine-tune all", "fine_tune", "last_block"),
+    Decision("similar, 10,000 and more", True, 1e4, inf, "fine-tune all", "fine_tune", "last_block"),
     Decision("different, under 1,000", False, 0, 1e3, "feature extraction", "feature_extraction", "fine_tune"),
     Decision("different, under 1,000", False, 0, 1e3, "careful fine-tuning", "fine_tune", "feature_extraction"),
-    Decision("different, over 1,000", False, 1e3, inf, "from scratch", "scratch", "fine_tune"),
+    Decision("different, 1,000 and more", False, 1e3, inf, "from scratch", "scratch", "fine_tune"),
 )
 MARGINS = (
     "`a` > `b` + 1: better by at least a point; − 2: worse by 2 at most. Margins were fixed before the runs; *holds*, "
@@ -112,7 +113,8 @@ def reading(studies: Sequence[Comparison]) -> str:
         "all: points that the first is better by, ± of that pair alone. *Holds*, *fails*: told apart so, or the other "
         "way round, after correction over all pairs of the study, which is stricter; *open*: not told apart; "
         f"*depends*: some each; *{RERUNS}*: every seed trained on all images, so no verdict. Where the two tables "
-        "contradict each other, both rows stand."
+        "contradict each other, both rows stand. For different data the textbook knows small and large alone: "
+        "from 1,000 images on, it is read as large."
     )
 
 

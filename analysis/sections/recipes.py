@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import inf
 from typing import Any
-
-import numpy as np
 
 from analysis.comparison import Comparison
 from analysis.markdown import NONE, Section, Table, listed, number, rate_text, size_text
@@ -25,8 +24,13 @@ def section(study: Comparison) -> Section:
     tuned = tuning(study)
     if tuned.rows:
         judged = listed([f"{n:,} ({size_text(size)} a class)" for size in study.sizes if (n := study.judged_on(size))])
-        caption = f"Right of {judged} pilot predictions, % ({study.metric} decides), at the chosen scale of the rates "
-        caption += "and at the next that were tried; all runs: [tune.csv](tune.csv)."
+        caption = (
+            f"Right of {judged} pilot predictions, % ({study.metric} decides), at scales of the rates, each about "
+        )
+        caption += (
+            "three times the one before. Bold: chosen, on a climb from ×1 until the neighbours are worse; what lies "
+        )
+        caption += "beyond decides nothing."
         body = (*body, "### Rates that were tried", tuned, caption)
     return Section("What each strategy is", body)
 
@@ -79,17 +83,13 @@ def _rates(rates: Mapping[str, float]) -> str:
 
 
 def tuning(study: Comparison) -> Table:
-    """What the chosen scale of the rates and its neighbours got right in tuning, in percent."""
+    """What each scale of the rates got right in tuning, in percent, a row a strategy; the chosen one bold."""
     rows = []
-    for of_size, found in sorted(study.parameters.get("tried", {}).items(), key=lambda item: int(item[0]) or np.inf):
+    for of_size, found in sorted(study.parameters.get("tried", {}).items(), key=lambda item: int(item[0]) or inf):
         size = int(of_size)
         for name in strategy_order([name for name in found if found[name]["tried"]]):
-            tried = found[name]["tried"]
-            reached = {float(scale): number(100 * of["right"] / of["of"]) for scale, of in tried.items()}
-            scales, chosen = sorted(reached), study.tables.used_scale(size, name)
-            at = scales.index(chosen)
-            cells = [reached[scales[i]] if 0 <= i < len(scales) else "" for i in range(at - 2, at + 3)]
-            cells[2] = f"**{cells[2]}** ×{chosen:g}"
-            rows.append((size_text(size), f"`{name}`", f"×{scales[0]:g} to ×{scales[-1]:g}", *cells))
-    header = ("A class", "Strategy", "Tried", "Two lower", "One lower", "Chosen", "One higher", "Two higher")
-    return Table(header, tuple(rows), frozenset({0, *range(3, 8)}))
+            chosen = study.tables.used_scale(size, name)
+            tried = [(float(scale), number(100 * of["right"] / of["of"])) for scale, of in found[name]["tried"].items()]
+            curve = " ".join(f"**{right}**" if scale == chosen else right for scale, right in sorted(tried))
+            rows.append((size_text(size), f"`{name}`", f"×{min(tried)[0]:g}", curve, f"×{chosen:g}"))
+    return Table(("A class", "Strategy", "From", "Right, %", "Chosen"), tuple(rows), frozenset({0, 2, 4}))
