@@ -84,7 +84,7 @@ def _verdict(claim: Claim, parts: Sequence[_Tested | None], family_size: int) ->
         few = "; exploratory"
     shown = "; ".join(f"{part.compared}{'' if part is tested[0] else _numbers(part)}{part.halves}" for part in tested)
     if k < DECIDED_FROM:
-        reason = f"{shown}; {k} seeds are too few for a verdict{flags}"
+        reason = f"{k} seeds are too few for a verdict: {shown}{flags}"
         return "open", reason, f"{DECIDED_FROM} seeds at least", None
     holds = max(part.holds for part in tested)
     against = min(tested, key=lambda part: part.fails)
@@ -93,7 +93,7 @@ def _verdict(claim: Claim, parts: Sequence[_Tested | None], family_size: int) ->
     if p >= ALPHA:
         return "open", f"the runs can't tell: {shown}{few}{flags}", _needs(tested, family_size), p
     if holds <= fails:
-        return "supported", f"{shown}{few}{flags}", "", p
+        return "supported", f"it holds: {shown}{few}{flags}", "", p
     return "refuted", f"{_why_refuted(against.part, against.paired)}: {shown}{few}{flags}", "", p
 
 

@@ -15,6 +15,7 @@ from analysis import paired
 from analysis.comparison import Comparison
 from analysis.markdown import NONE, Picture, Section, Table, number, rate_text, with_interval
 from analysis.paired import interval, points
+from analysis.power import DECIDED_FROM
 from analysis.statistics import Paired
 from analysis.style import drawn, figure, key, lines
 from analysis.tables import GROUPS, in_order, last, size_name, where
@@ -87,6 +88,17 @@ def _at_best(study: Comparison, per_class: int) -> pd.DataFrame:
 def best_rate_gain(study: Comparison, per_class: int, swept: str, strategy: str) -> Paired | None:
     """The runs at the best rate of a sweep minus a final strategy of its size; None: no best rate, or no test."""
     return study.beside(per_class, strategy, where(_at_best(study, per_class), strategy=swept))
+
+
+def above_tuned(study: Comparison, per_class: int) -> Iterator[tuple[str, str, Paired]]:
+    """Strategies that are better at the best rate of a sweep than at the rate that was tuned: name, rate and gain.
+
+    The sweep's best is chosen on watched images, where there are any, so that its gain is not flattered by the choice.
+    """
+    for strategy, runs in _at_best(study, per_class).groupby("strategy", sort=False):
+        gain = study.beside(per_class, str(strategy), runs)
+        if study.tables.tuned and gain and gain.k >= DECIDED_FROM and gain.low > 0:
+            yield str(strategy), runs["label"].iloc[0], gain
 
 
 @cache

@@ -86,6 +86,13 @@ def _rates(study: Comparison) -> Iterator[str]:
         scale = study.parameters["study"]["learning_rates"]
         rates = "the textbook's" if isinstance(scale, str) else f"{scale:g} times the textbook's"
         yield f"Rates are {rates}, not tuned: with better ones the order may change."
+    for size in study.sizes:
+        for name, rate, found in sweep.above_tuned(study, size):
+            gain = with_interval(found.difference, found.low, found.high)
+            yield (
+                f"`{name}` at {rate} gets {gain} points on its tuned rate with {size_name(size)}: its place is owed to "
+                "an unlucky rate."
+            )
     few = [(size, n) for size in study.sizes if (n := study.judged_on(size)) is not None and n < FEW_JUDGED]
     if few:
         where = listed([f"{n} predictions ({size_name(size)})" for size, n in few])

@@ -59,6 +59,19 @@ def test_where_the_head_alone_is_not_beaten_the_highest_mean_is_said_to_be_no_mo
     assert not said(compared(tmp_path / "apart", apart), "nothing is shown to beat")
 
 
+def test_a_rate_of_a_sweep_that_beats_the_tuned_one_is_told(tmp_path: Path) -> None:
+    swept = {"feature_extraction": (10, 1, 0.1)}  # planted with 79% at ×1, the final runs with 75
+    plan = Plan(strategies=TWO, seeds=range(10), sweep=swept, sweep_seeds=range(10), run_sd=0.3)
+    tables = load(write_tables(tmp_path, plan))
+    assert not said(compare(tables), "at ×1 gets")  # its rates are the textbook's, and said to be no more
+    study = {**tables.provenance["parameters"]["study"], "learning_rates": "tuned"}
+    parameters = {**tables.provenance["parameters"], "study": study}
+    tuned = compare(replace(tables, provenance={**tables.provenance, "parameters": parameters}))
+    (line,) = [line for line in trust.lines(tuned) if "its place is owed to an unlucky rate" in line]
+    assert line.startswith("`feature_extraction` at 1e-3 gets +"), line
+    assert len(line.split()) <= 25
+
+
 def test_few_judged_images_are_told(tmp_path: Path) -> None:
     tables = load(write_tables(tmp_path, Plan(strategies=TWO, seeds=range(10))))
 
