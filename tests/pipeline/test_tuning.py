@@ -51,6 +51,12 @@ def test_fewer_images_look_two_steps_beyond_and_pass_a_local_peak() -> None:
     assert {1.0, 3.0, 30.0, 100.0} <= set(tried)
 
 
+def test_a_neighbour_that_is_hardly_worse_does_not_end_the_climb() -> None:
+    curve = {0.3: 50, 1.0: 60, 3.0: 59, 10.0: 70, 30.0: 40}
+    assert climbed(lambda scale: judged(curve.get(scale, 0)))[0] == 10.0
+    assert climbed(lambda scale: judged(curve.get(scale, 0) - 2 * (scale == 3.0)))[0] == 1.0
+
+
 def test_ties_go_to_the_lower_log_loss_then_to_the_smaller_scale() -> None:
     assert climbed(lambda scale: judged(7, log_loss=0.5 if scale == 3 else 1.0))[0] == 3.0
     assert climbed(lambda scale: judged(7))[0] == 0.001  # all alike: nothing speaks for a higher rate
