@@ -26,11 +26,9 @@ def section(study: Comparison) -> Section:
         judged = listed([f"{n:,} ({size_text(size)} a class)" for size in study.sizes if (n := study.judged_on(size))])
         caption = (
             f"Right of {judged} pilot predictions, % ({study.metric} decides), at scales of the rates, each about "
-        )
-        caption += (
             "three times the one before. Bold: chosen, on a climb from ×1 until the neighbours are worse; what lies "
+            "beyond decides nothing."
         )
-        caption += "beyond decides nothing."
         body = (*body, "### Rates that were tried", tuned, caption)
     return Section("What each strategy is", body)
 
