@@ -181,7 +181,7 @@ def questions(studies: Sequence[Comparison]) -> list[str]:
 
 
 def mistakes(study: Comparison) -> dict[str, float]:
-    """What each mistake is shown to cost fine-tuning at the largest size, in points, paired by seed."""
+    """What each mistake is shown to cost fine-tuning at the largest size, in points, paired by seed, from one on."""
     size, tables = study.sizes[-1], study.tables
     mine, swept = (where(table, per_class=size, strategy="fine_tune") for table in (tables.runs, tables.sweep))
     others = where(pd.concat([tables.runs, tables.ablations]), per_class=size)
@@ -189,7 +189,11 @@ def mistakes(study: Comparison) -> dict[str, float]:
     wrong = {words: where(others, strategy=name) for name, words in MISTAKES.items()}
     wrong[f"rates ×{highest:g}"] = where(swept, lr_scale=highest)
     found = {words: by_seed(mine, runs, tables.correlation(size))[1] for words, runs in wrong.items()}
-    return {words: pair.difference for words, pair in found.items() if pair is not None and pair.high < 0}
+    return {
+        words: pair.difference
+        for words, pair in found.items()
+        if pair is not None and pair.high < 0 and pair.difference <= -1
+    }
 
 
 def default(studies: Sequence[Comparison]) -> str:

@@ -67,12 +67,19 @@ class Situation:
 
 
 def published(reports: Path) -> list[Comparison]:
-    """The published studies, those whose images are most like ImageNet's first; none of the first edition."""
+    """The published studies, none of the first edition: usual settings first, then images most like ImageNet's."""
     folders = sorted(path.parent for path in reports.glob("*/provenance.json"))
     tables = [load(folder) for folder in folders if folder.name not in NOT_PUBLISHED]
     studies = [compare(each) for each in tables if not each.first_edition]
-    order = {name: place for place, name in enumerate(KINDS)}
-    return sorted(studies, key=lambda study: order.get(study.dataset["name"], len(order)))
+    place = {name: place for place, name in enumerate(KINDS)}
+    return sorted(studies, key=lambda s: (bool(_unusual(s, studies)), place.get(s.dataset["name"], len(place))))
+
+
+def _unusual(study: Comparison, studies: Sequence[Comparison]) -> list[str]:
+    """The settings in which a study differs from most."""
+    mine = study.parameters["study"]
+    most = {key: Counter(s.parameters["study"][key] for s in studies).most_common(1)[0][0] for key in SETTINGS}
+    return [f"{mine[key]}{unit}" for key, unit in SETTINGS.items() if mine[key] != most[key]]
 
 
 def situations(studies: Sequence[Comparison]) -> list[Situation]:
@@ -85,12 +92,9 @@ def grid(studies: Sequence[Comparison], at: str = "") -> tuple[Table, Picture]:
 
     at: the folder of the reports, as seen from the page.
     """
-    common = {key: Counter(s.parameters["study"][key] for s in studies).most_common(1)[0][0] for key in SETTINGS}
     rows = []
     for one in situations(studies):
-        mine = one.study.parameters["study"]
-        other = [f"{mine[key]}{unit}" for key, unit in SETTINGS.items() if mine[key] != common[key]]
-        images = "; ".join([KINDS.get(one.study.dataset["name"], NONE), *other])
+        images = "; ".join([KINDS.get(one.study.dataset["name"], NONE), *_unusual(one.study, studies)])
         size = f"{size_text(one.size.per_class)} ({one.images:,})"
         rows.append((one.link(one.study.study, at), images, size, *advice(one)))
     header = ("Study", "Images", "Per class (in all)", "Use", "Accuracy, %", "Gain", "A run", "As good")
@@ -175,8 +179,8 @@ def batch_norm(studies: Sequence[Comparison]) -> Picture | None:
         "guide_batch_norm",
         "What frozen BatchNorm gains on updated BatchNorm, by study, images a class and strategy",
         "Points that a strategy gains with frozen BatchNorm, its default, on the same one with updated BatchNorm, both "
-        f"tuned; 95% interval over seeds of that pair alone: of {len(data)}, {sum(data['low'] > 0)} exclude zero in "
-        f"favour of frozen, {sum(data['high'] < 0)} of updated.",
+        f"tuned; 95% interval over seeds of that pair alone: {sum(data['low'] > 0)} of {len(data)} lie above zero, "
+        f"{sum(data['high'] < 0)} below.",
         data,
         lambda: _drawn_gains(data),
     )
