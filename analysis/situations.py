@@ -151,7 +151,7 @@ def _drawn_heat_map(data: pd.DataFrame) -> Figure:
     bar = {"label": "points", "extend": "both", "shrink": 0.8, "pad": 0.02, "aspect": 30}
     looks = {"cmap": "RdBu", "center": 0, "vmin": -MOST_GAIN, "vmax": MOST_GAIN, "linewidths": 1.5}
     labels = [style.drawn(name) + ", %" * (name == REFERENCE) for name in columns]
-    style.heat_map(panel, values, texts, labels, 30, **looks, cbar=True, cbar_kws=bar, annot_kws={"fontsize": 8})
+    style.heat_map(panel, values, texts, labels, 30, **looks, cbar=True, cbar_kws=bar, annot_kws={"fontsize": 7.5})
     for text in panel.texts:
         x, y = (int(place) for place in text.get_position())
         if framed.iloc[y, x]:
