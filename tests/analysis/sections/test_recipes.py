@@ -55,8 +55,9 @@ def test_a_head_in_closed_form_has_no_phase(tmp_path: Path) -> None:
 
 
 def test_tuning_shows_what_every_scale_reached_and_the_chosen_one_bold(study: Comparison) -> None:
-    curve = "41.7 **75.0** 62.5 50.0 25.0"
-    assert recipes.tuning(study).rows == (("100", "`fine_tune`", "×0.3", curve, "×1"),)
+    curve, table = "41.7 **75.0** 62.5 50.0 25.0", recipes.tuning(study)
+    assert table.header == ("A class", "Strategy", "From", "Right, %", "Chosen")
+    assert table.rows == (("100", "`fine_tune`", "×0.3", curve, "×1"),)
 
 
 def test_a_study_that_tuned_nothing_has_no_table_of_rates(quick: Path) -> None:
