@@ -227,7 +227,7 @@ def sections(studies: Sequence[Comparison]) -> list[Section]:
     table, picture = grid(studies)
     words = (
         f"Use: the highest mean of those framed, bold where it is told apart from `{REFERENCE}` after correction over "
-        "all pairs of the study; as good: the others framed, fastest first, which proves no equality. ±: 95% interval "
+        "all pairs of the study; as good: the fastest of the others framed, which proves no equality. ±: 95% interval "
         "over seeds; with all images over reruns alone, which speak of no other images. A run: one training, tuning "
         "not counted. Accuracy is balanced where test classes are uneven. "
         f"[What each strategy is]({studies[0].study}/details.md#what-each-strategy-is)."

@@ -102,7 +102,7 @@ def grid(studies: Sequence[Comparison], at: str = "") -> tuple[Table, Picture]:
 
 
 def advice(one: Situation) -> tuple[str, ...]:
-    """What to use, its accuracy, gain and time, and what is as good, fastest first."""
+    """What to use, its accuracy, gain and time, and the fastest that is as good."""
     if one.use is None:
         return (f"open: {one.size.state}" if one.size.state != "decided" else "open", NONE, NONE, NONE, NONE)
     size = one.size.per_class
@@ -113,7 +113,7 @@ def advice(one: Situation) -> tuple[str, ...]:
         plus_minus(row["judged"], row["judged_low"], row["judged_high"], number),
         plus_minus(gain["difference"], gain["low"], gain["high"]) if gain else NONE,
         seconds(row["seconds"]),
-        ", ".join(f"`{name}`" for name in others[:2]) + (f" and {len(others) - 2} more" if others[2:] else "") or NONE,
+        f"`{others[0]}`" + (f" and {len(others) - 1} more" if others[1:] else "") if others else NONE,
     )
 
 

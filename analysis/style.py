@@ -30,7 +30,7 @@ from analysis.tables import ALL, in_order, size_name, where
 WIDTH = 6.0  # inches: 900 pixels at DPI
 DPI = 150
 FONT = "DejaVu Sans"  # comes with matplotlib: the same on every machine
-GREY, INK = "#8A8A8A", "#222222"
+GREY, INK, SHADE = "#8A8A8A", "#222222", "#F1ECDD"
 # Of Okabe and Ito, "Color universal design" (2008), and a ninth: apart for every common kind of colour vision.
 LOOKS: Mapping[str, tuple[str, str]] = {
     "scratch": ("#000000", "X"),
@@ -184,7 +184,7 @@ class Intervals:
         # Two intervals a row, the wider one thin, where the data have low_wide and high_wide.
         wide, thick = (("low_wide", "high_wide"), 2.4) if "low_wide" in mine else (("low", "high"), 1.6)
         for name in shaded:
-            panel.axhspan(rows[name] - 0.5, rows[name] + 0.5, color="#F1ECDD", linewidth=0, zorder=0)
+            panel.axhspan(rows[name] - 0.5, rows[name] + 0.5, color=SHADE, linewidth=0, zorder=0)
         if self.zero:
             panel.axvline(0, color=INK, linewidth=0.9, zorder=1)
         if self.mark is not None and left <= self.mark <= right:
@@ -208,6 +208,8 @@ class Intervals:
             beyond, value = row["value"] < left, (signed if self.zero else number)(row["value"])
             x, side, text = (0.01, "left", f"◂ {value}") if beyond else (0.99, "right", f"{value} ▸")
             place: dict[str, Any] = {"ha": side, "va": "center", "color": palette[row["name"]], "fontsize": 8}
+            under = SHADE if row["name"] in shaded else "white"  # the text may lie on the line at zero
+            place["bbox"] = {"facecolor": under, "edgecolor": "none", "pad": 1}
             panel.text(x, row["row"], text, transform=panel.get_yaxis_transform(), **place)
         room = 0.05 * (right - left) or 1.0
         panel.set_xlim(left - room, right + room)

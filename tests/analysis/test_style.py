@@ -53,3 +53,16 @@ def test_rows_without_an_interval_and_hollow_ones_are_drawn(tmp_path: Path) -> N
         figure = Intervals(data, "points", ["a", "b"], filled=told, shaded={10: ["a"]}, ticks={"a": 51.0}).draw()
         save(figure, tmp_path / "figure")
     assert [panel.get_title(loc="left") for panel in figure.axes] == ["10 images a class", "100 images a class"]
+
+
+def test_a_value_beyond_the_panel_stands_clear_of_the_line_at_zero() -> None:
+    names = ["a", "b", "c"]
+    data = pd.DataFrame({"name": names, "value": [-90.0, 1.0, 2.0], "low": 0.5, "high": 2.5, "per_class": 10})
+    with theme():
+        panel = Intervals(data, "points", names, zero=True, shaded={10: ["a"]}).draw().axes[0]
+    (beyond,), (shade,) = panel.texts, panel.patches
+    assert beyond.get_text() == "◂ −90.0"
+    box = beyond.get_bbox_patch()
+    assert box is not None
+    assert box.get_facecolor() == shade.get_facecolor()
+    assert beyond.get_zorder() > min(line.get_zorder() for line in panel.lines)
