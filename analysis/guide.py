@@ -13,9 +13,9 @@ import pandas as pd
 
 from analysis.claims import Part
 from analysis.comparison import REFERENCE, Comparison
-from analysis.markdown import NONE, Section, Table, code, counted, listed, number, page, plus_minus, signed
+from analysis.markdown import NONE, Section, Table, code, counted, listed, number, page, plus_minus, signed, size_text
 from analysis.paired import BATCH_NORM_TRAIN, by_seed, strategy_order
-from analysis.power import ALPHA
+from analysis.power import ALPHA, CITABLE_FROM
 from analysis.report import replacing, write_pictures
 from analysis.situations import (
     KINDS,
@@ -33,6 +33,7 @@ from analysis.tables import ALL, TablesError, where
 REPORTS = Path("reports")
 WORDS: Mapping[str, str] = {"supported": "holds", "refuted": "fails", "open": "open"}
 RERUNS = "reruns alone"  # every seed trained on all images: nothing is judged of other images
+FEW = "few seeds"  # exploratory: a reason to look further, no verdict
 QUESTIONS = (("500 plant images", "tomato", 50), ("5,000 X-rays", "xray_all", ALL))
 MISTAKES: Mapping[str, str] = {  # by strategy or ablation
     f"fine_tune{BATCH_NORM_TRAIN}": "BatchNorm updated",
@@ -94,11 +95,11 @@ def decisions(studies: Sequence[Comparison]) -> Table:
         for one in situations(studies):
             if decision.covers(one) and (gain := one.gain(decision.better, decision.worse)):
                 told = ("holds" if gain["difference"] > 0 else "fails") if gain["p_holm"] < ALPHA else "open"
-                told = told if one.study.draws else RERUNS
+                told = _told(one, told)
                 effect = plus_minus(gain["difference"], gain["low"], gain["high"])
                 said.setdefault(told, []).append(f"{_linked(one.study, one.size.per_class)} {effect}")
         rule = f"`{decision.better}` > `{decision.worse}`"
-        rows.append((decision.data, decision.advice, rule, *_told(said, "not tested")))
+        rows.append((decision.data, decision.advice, rule, *_summed(said)))
     return Table(("Data", "Textbook's advice", "Judged as", "Verdict", "Studies"), tuple(rows))
 
 
@@ -109,41 +110,49 @@ def reading(studies: Sequence[Comparison]) -> str:
         for wanted in (True, False)
     )
     return (
-        f"Similar to ImageNet's photographs: {similar}; different: {different}. By study, with its training images in "
-        "all: points that the first is better by, ± of that pair alone. *Holds*, *fails*: told apart so, or the other "
-        "way round, after correction over all pairs of the study, which is stricter; *open*: not told apart; "
-        f"*depends*: some each; *{RERUNS}*: every seed trained on all images, so no verdict. Where the two tables "
-        "contradict each other, both rows stand. For different data the textbook knows small and large alone: "
-        "from 1,000 images on, it is read as large."
+        f"Similar to ImageNet's photographs: {similar}; different: {different}. By study and images a class: points "
+        "that the first is better by, ± of that pair alone. *Holds*, *fails*: told apart so, or the other way round, "
+        "after correction over all pairs of the study, which is stricter; *open*: not told apart; *depends*: some "
+        f"each. No verdict: *{RERUNS}*, where every seed trained on all images, and *{FEW}*, under {CITABLE_FROM}. "
+        "Where the textbook's two tables contradict each other, both rows stand. For different data the textbook "
+        "knows small and large alone: from 1,000 images on, it is read as large."
     )
 
 
 def rules(studies: Sequence[Comparison]) -> Table:
-    """What several studies have judged beside the decision tables, by the margins of the ledger."""
+    """What several studies have judged, by the margins of the ledger, unless the decision tables say it all."""
     found: dict[str, dict[str, list[str]]] = {}
+    beside: set[str] = set()
     for study in studies:
         sizes = {one.size.per_class: one for one in situations([study])}
         for claim, row in zip(study.claims, study.verdicts, strict=True):
-            if row["verdict"] in WORDS and not any(
-                decision.decides(part) and decision.covers(sizes[claim.per_class])
-                for decision in DECISIONS
-                for part in claim.parts
-            ):
-                said = found.setdefault(" and ".join(map(_formula, claim.parts)), {})
-                said.setdefault(WORDS[row["verdict"]], []).append(_linked(study, claim.per_class))
-    rows = [(rule, *_told(said)) for rule, said in found.items() if sum(map(len, said.values())) > 1]
+            if row["verdict"] in WORDS:
+                one, rule = sizes[claim.per_class], " and ".join(map(_formula, claim.parts))
+                said = found.setdefault(rule, {})
+                said.setdefault(_told(one, WORDS[row["verdict"]]), []).append(_linked(study, claim.per_class))
+                if not any(decision.decides(p) and decision.covers(one) for decision in DECISIONS for p in claim.parts):
+                    beside.add(rule)
+    rows = [
+        (rule, *_summed(said)) for rule, said in found.items() if rule in beside and sum(map(len, said.values())) > 1
+    ]
     return Table(("Rule", "Verdict", "Studies"), tuple(rows))
 
 
 def _linked(study: Comparison, per_class: int) -> str:
-    return f"[{study.study} {study.images(per_class):,}]({study.study}/report.md)"
+    return f"[{study.study} · {size_text(per_class)}]({study.study}/report.md)"
 
 
-def _told(said: Mapping[str, Sequence[str]], nothing: str = "open") -> tuple[str, str]:
-    """The verdict of all studies, and which of them say what; `nothing`: what to say where there is none."""
-    words = [word for word in (*WORDS.values(), RERUNS) if word in said]
-    judged = [word for word in words if word != RERUNS]
+def _told(one: Situation, verdict: str) -> str:
+    """The verdict of a situation, or why it has none."""
+    return RERUNS if not one.study.draws else FEW if one.size.k < CITABLE_FROM else verdict
+
+
+def _summed(said: Mapping[str, Sequence[str]]) -> tuple[str, str]:
+    """The verdict of all studies, and which of them say what."""
+    words = [word for word in (*WORDS.values(), FEW, RERUNS) if word in said]
+    judged = [word for word in words if word in WORDS.values()]
     shown = [word for word in judged if word != "open"]
+    nothing = "no verdict" if words else "not tested"
     verdict = "**depends**" if len(shown) > 1 else f"**{next(iter(shown or judged), nothing)}**"
     if len(shown) == 1 and "open" in said:
         verdict += f" in {len(said[shown[0]])} of {sum(len(said[word]) for word in judged)}"
@@ -226,11 +235,11 @@ def sections(studies: Sequence[Comparison]) -> list[Section]:
     """The whole guide."""
     table, picture = grid(studies)
     words = (
-        f"Use: the highest mean of those framed, bold where it is told apart from `{REFERENCE}` after correction over "
-        "all pairs of the study; as good: the fastest of the others framed, which proves no equality. ±: 95% interval "
-        "over seeds; with all images over reruns alone, which speak of no other images. A run: one training, tuning "
-        "not counted. Accuracy is balanced where test classes are uneven. "
-        f"[What each strategy is]({studies[0].study}/details.md#what-each-strategy-is)."
+        f"Use: the highest mean of those framed, bold where {CITABLE_FROM} seeds or more tell it apart from "
+        f"`{REFERENCE}` after correction over all pairs of the study, which is stricter than a frame; as good: the "
+        "fastest of the others framed, which proves no equality. ±: 95% interval over seeds; with all images over "
+        "reruns alone, which speak of no other images. A run: one training, tuning not counted. Accuracy is balanced "
+        f"where test classes are uneven. [What each strategy is]({studies[0].study}/details.md#what-each-strategy-is)."
     )
     found = [Section("", (picture, table, words))]
     gains, judged, answered = batch_norm(studies), rules(studies), questions(studies)

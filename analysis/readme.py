@@ -28,7 +28,8 @@ def guide(reports: Path) -> str:
     table, picture = grid(studies, "reports/")
     words = (
         "Points over `feature_extraction` (a new head alone; its accuracy in percent), by study and images a class. "
-        "Bold in a frame: no 95% interval shows another to be better. What follows: [the guide](reports/guide.md)."
+        "Bold in a frame: no 95% interval shows another to be better, and no run failed. What names and columns mean, "
+        "and what follows: [the guide](reports/guide.md)."
     )
     return f"![{picture.alt}](reports/figures/{picture.name}.png)\n\n{words}\n\n{block(table)}"
 

@@ -18,7 +18,7 @@ from analysis import style
 from analysis.comparison import REFERENCE, Comparison, compare
 from analysis.markdown import NONE, Picture, Table, number, plus_minus, seconds, signed, size_text
 from analysis.paired import BATCH_NORM_TRAIN, DEFAULT_ORDER, strategy_order
-from analysis.power import ALPHA
+from analysis.power import ALPHA, CITABLE_FROM
 from analysis.tables import load
 from analysis.unbeaten import Unbeaten
 
@@ -107,13 +107,14 @@ def advice(one: Situation) -> tuple[str, ...]:
         return (f"open: {one.size.state}" if one.size.state != "decided" else "open", NONE, NONE, NONE, NONE)
     size = one.size.per_class
     row, gain = one.study.of(size, one.use), one.gain(one.use, REFERENCE)
+    told = gain and one.study.draws and gain["k"] >= CITABLE_FROM and gain["p_holm"] < ALPHA
     others = sorted(one.size.advised[1:], key=lambda name: one.study.of(size, name)["seconds"])
     return (
-        f"**{one.use}**" if gain and one.study.draws and gain["p_holm"] < ALPHA else one.use,
+        f"**{one.use}**" if told else one.use,
         plus_minus(row["judged"], row["judged_low"], row["judged_high"], number),
         plus_minus(gain["difference"], gain["low"], gain["high"]) if gain else NONE,
         seconds(row["seconds"]),
-        f"`{others[0]}`" + (f" and {len(others) - 1} more" if others[1:] else "") if others else NONE,
+        others[0] + (f" and {len(others) - 1} more" if others[1:] else "") if others else NONE,
     )
 
 
@@ -131,7 +132,7 @@ def _heat_map(studies: Sequence[Comparison]) -> Picture:
         "guide",
         "What each strategy gains on feature extraction, by study and images a class",
         f"Points gained on `{REFERENCE}` (its accuracy in percent), by study and images a class. Bold in a frame: no "
-        "95% interval shows another to be better, and no run failed.",
+        "95% interval shows another to be better, and no run failed. Empty: not run.",
         data,
         lambda: _drawn_heat_map(data),
     )
@@ -178,9 +179,8 @@ def batch_norm(studies: Sequence[Comparison]) -> Picture | None:
     return Picture(
         "guide_batch_norm",
         "What frozen BatchNorm gains on updated BatchNorm, by study, images a class and strategy",
-        "Points that a strategy gains with frozen BatchNorm, its default, on the same one with updated BatchNorm, both "
-        f"tuned; 95% interval over seeds of that pair alone: {sum(data['low'] > 0)} of {len(data)} lie above zero, "
-        f"{sum(data['high'] < 0)} below.",
+        "Frozen BatchNorm, the default, minus updated, both tuned. 95% intervals, each of its pair alone: of "
+        f"{len(data)}, above zero {sum(data['low'] > 0)}, below {sum(data['high'] < 0)}.",
         data,
         lambda: _drawn_gains(data),
     )
@@ -197,8 +197,10 @@ def _drawn_gains(data: pd.DataFrame) -> Figure:
     colours = [palette[name] for name in data["strategy"]]
     panel.hlines(data["y"], data["low"], data["high"], colors=colours, linewidth=1.6)
     looks = {"hue": "strategy", "hue_order": names, "palette": palette, "style": "strategy", "style_order": names}
-    sns.scatterplot(data, x="gain", y="y", markers=style.markers(names), s=36, ax=panel, zorder=3, **looks)
-    sns.move_legend(panel, "lower left", bbox_to_anchor=(0, 1), ncols=4, title="", columnspacing=1)
+    several, markers = len(names) > 1, style.markers(names)
+    sns.scatterplot(data, x="gain", y="y", markers=markers, s=36, ax=panel, zorder=3, legend=several, **looks)
+    if several:
+        sns.move_legend(panel, "lower left", bbox_to_anchor=(0, 1), ncols=4, title="", columnspacing=1)
     middle = data.groupby("row", sort=False)["y"].mean()
     panel.set_yticks(middle, [style.drawn(name) for name in middle.index])
     panel.set(xlabel="points gained by frozen BatchNorm", ylabel="", ylim=(data["y"].max() + 1, -1))

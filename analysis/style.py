@@ -165,6 +165,15 @@ class Intervals:
     look: Mapping[str, tuple[str, str]] = field(default_factory=dict)  # colour and marker of a row; else its own
     labels: Mapping[str, str] = field(default_factory=dict)  # of a row, where it is not its name
 
+    @property
+    def marked(self) -> bool:
+        """Whether `mark` lies inside some panel."""
+        return any(self._inside(mine) for _, mine in self.data.groupby("per_class"))
+
+    def _inside(self, mine: pd.DataFrame) -> bool:
+        left, right = core(mine, self.zero)
+        return self.mark is not None and left <= self.mark <= right
+
     def draw(self) -> Figure:
         sized = "per_class" in self.data
         data = self.data if sized else self.data.assign(per_class=ALL)
@@ -187,7 +196,7 @@ class Intervals:
             panel.axhspan(rows[name] - 0.5, rows[name] + 0.5, color=SHADE, linewidth=0, zorder=0)
         if self.zero:
             panel.axvline(0, color=INK, linewidth=0.9, zorder=1)
-        if self.mark is not None and left <= self.mark <= right:
+        if self.mark is not None and self._inside(mine):
             panel.axvline(self.mark, color=GREY, linewidth=1, linestyle=":", zorder=1)
         for name, at in (self.ticks or {}).items():
             panel.plot([at, at], [rows[name] - 0.3, rows[name] + 0.3], color="#E69F00", linewidth=2, zorder=1)

@@ -26,8 +26,8 @@ def section(study: Comparison) -> Section:
     where = devices.pop() if len(devices) == 1 else f"{len(devices)} kinds of machine"
     reading = (
         f"{study.metric.capitalize()}, mean over seeds [95% interval over {study.over}]. A run: one training on {where}"
-        ", tuning not counted. *As good*: these runs can't tell it from the one to use, which proves no equality. "
-        f"`make model STUDY={study.study}` trains what is advised at the largest size, on all images."
+        ", tuning not counted. *As good*: no 95% interval shows another to beat it either, which proves no equality. "
+        f"`make model STUDY={study.study}` trains what is advised at the largest size, on all training images."
     )
     warning = [OUT_OF_DATE] if study.tables.first_edition else []
     return Section("", (setting(study), *warning, table(study), reading))

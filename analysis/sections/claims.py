@@ -25,14 +25,15 @@ def section(study: Comparison) -> Section | None:
     rows = []
     for claim, row in judged[:MOST]:
         rule = shown(claim.rule.rstrip(".").split(" by at least ")[0])  # the margin stands in the last column
-        rows.append((_bold(claim, rule), _bold(claim, row["verdict"]), _effect(claim, row)))
+        rows.append((_bold(claim, rule), _bold(claim, row["verdict"]), *_effect(claim, row)))
     more = f" {len(judged) - MOST} more under [Claims](details.md#claims)." if len(judged) > MOST else ""
     predicted = any(claim.family == "claims" for claim, _ in judged)
     bold = "**Bold**: predicted before any run on these images; the others are exploratory. " if predicted else ""
     exploratory = "" if predicted else "All are exploratory: reasons to look further. "
     verdicts = "*Supported*, *refuted*: shown to lie above, below the margin; *open*: neither. "
-    words = f"{bold}{exploratory}{verdicts}Effect in points [95% interval] / the margin that it has to clear.{more}"
-    return Section("Rules of thumb", (Table(("Rule", "Verdict", "Effect"), tuple(rows), frozenset({2})), words))
+    words = f"{bold}{exploratory}{verdicts}Effect in points [95% interval].{more}"
+    table = Table(("Rule", "Verdict", "Effect", "Margin"), tuple(rows), frozenset({2, 3}))
+    return Section("Rules of thumb", (table, words))
 
 
 def details(study: Comparison) -> Section | None:
@@ -46,9 +47,10 @@ def details(study: Comparison) -> Section | None:
         said = [sentence(text.rstrip(".")) for text in (row["reason"], row["needs"]) if text]
         p = p_value(nan if row["p_adjusted"] is None else row["p_adjusted"])
         rows.append(
-            (f"`{claim.id}`", _bold(claim, row["verdict"]), _effect(claim, row), p, shown(". ".join(said) + "."))
+            (f"`{claim.id}`", _bold(claim, row["verdict"]), *_effect(claim, row), p, shown(". ".join(said) + "."))
         )
-    table = Table(("Claim", "Verdict", "Effect / margin", "Adjusted p", "Why"), tuple(rows), frozenset({2, 3}))
+    header = ("Claim", "Verdict", "Effect", "Margin", "Adjusted p", "Why")
+    table = Table(header, tuple(rows), frozenset({2, 3, 4}))
     words = (
         "Rules and margins were fixed in `analysis/claims.yaml` before the runs that judge them, as its history shows. "
         "p is corrected over the predictions (bold), or over this study's exploratory claims."
@@ -76,13 +78,15 @@ def _bold(claim: Claim, text: str) -> str:
     return f"**{text}**" if claim.family == "claims" else text
 
 
-def _effect(claim: Claim, row: Mapping[str, Any]) -> str:
+def _effect(claim: Claim, row: Mapping[str, Any]) -> tuple[str, str]:
+    """An effect with its interval, and the margin it has to clear."""
     if row["effect"] is None:
-        return NONE
+        return NONE, NONE
     part = claim.parts[0]
-    margin = f"±{part.margin:g}" if part.kind == "within" else f"{part.margin:g}".replace("-", "−")
+    sign = "±" if part.kind == "within" else "+" if part.margin > 0 else "−" if part.margin < 0 else ""
+    margin = f"{sign}{abs(part.margin):g}"
     unit = "%" if part.metric == "drift" else ""
-    return f"{with_interval(row['effect'], row['low'], row['high'])}{unit} / {margin}"
+    return f"{with_interval(row['effect'], row['low'], row['high'])}{unit}", margin
 
 
 def _picture(judged: list[Judged]) -> list[Picture]:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from analysis.comparison import Comparison
-from analysis.markdown import Section, Table, counted, listed, number, sentence, shown
+from analysis.markdown import Section, Table, counted, listed, number, sentence, shown, size_text
 from analysis.power import CITABLE_FROM, DECIDED_FROM
 from analysis.tables import METRICS, Tables, size_name
 
@@ -67,7 +67,7 @@ def _images(study: Comparison) -> Iterator[str]:
     pool = number(dataset["pool_images"], 0)
     if study.draws:
         shares = listed([f"{tables.overlap(size):.0%} ({number(size, 0)} a class)" for size in study.sizes])
-        yield f"**Draws overlap.** Two draws from {pool} images share {shares}; intervals reckon with it."
+        yield f"**Draws overlap.** Two draws from {pool} images share up to {shares}; intervals reckon with it."
     else:
         yield f"**One set of images.** All seeds train on the same {pool}; other training images would widen intervals."
     for size in study.sizes:
@@ -96,6 +96,17 @@ def _runs(study: Comparison) -> Iterator[str]:
         yield (
             f"**{counted(int(untested.sum()), 'pair')} without a test**: fewer than two shared seeds, or the same "
             "difference in all."
+        )
+    idle = [
+        f"`{name}` ({size_text(size.per_class)} a class)"
+        for size in study.unbeaten
+        for name in study.ran(size.per_class)
+        if study.of(size.per_class, name)["judged_low"] <= study.baseline
+    ]
+    if idle:
+        yield (
+            f"**Not shown to beat one answer for all**: {listed(idle)}; what others gain on it is as doubtful as its "
+            "rate."
         )
     diverged = int(study.strategies["diverged"].sum())
     if diverged:

@@ -31,13 +31,15 @@ def section(study: Comparison) -> Section:
     renamed = {"strategy": "name", "judged": "value", "judged_low": "low", "judged_high": "high"}
     shaded = {size.per_class: size.advised for size in study.unbeaten}
     rows, axis = data.rename(columns=renamed), f"{study.metric}, %"
+    drawn = Intervals(rows, axis, names, shaded=shaded, mark=study.baseline)
+    dotted = "; dotted: one answer for all" if drawn.marked else ""
     picture = Picture(
         "strategies",
         f"{study.metric.capitalize()} of every strategy",
         f"Every strategy: {study.metric}, mean over seeds with 95% interval; seeds are shared, so overlapping bars may "
-        "still be told apart. Shaded: the set that nothing beats; ◂: further left; dotted: one answer for all.",
+        f"still be told apart. Shaded: the set that nothing beats; ◂: further left{dotted}.",
         data,
-        lambda: Intervals(rows, axis, names, shaded=shaded, mark=study.baseline).draw(),
+        drawn.draw,
     )
     italic = " Italic: not a default strategy, shown beside the comparison." if beside else ""
     reading = (

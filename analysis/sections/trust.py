@@ -52,13 +52,17 @@ def _runs(study: Comparison) -> Iterator[str]:
                 f"With {size_name(size.per_class)}, nothing is shown to beat `{REFERENCE}`: `{size.advised[0]}` has "
                 "the highest mean, no more."
             )
-        flat = one_class(study.tables, size.per_class)
-        often = [
-            f"`{name}` ({study.of(size.per_class, name)['diverged'] + flat.get(name, 0)} of {size.k})"
-            for name in size.unstable
-        ]
-        if often:
-            yield f"Not advised with {size_name(size.per_class)}, as runs diverged or gave one class: {listed(often)}."
+    failed = [
+        f"`{name}` with {size_name(size.per_class)} ({_failed(study, size.per_class, name)} of {size.k})"
+        for size in study.unbeaten
+        for name in size.unstable
+    ]
+    if failed:
+        yield f"Not advised, as runs diverged or gave one class: {listed(failed)}."
+
+
+def _failed(study: Comparison, per_class: int, name: str) -> int:
+    return int(study.of(per_class, name)["diverged"]) + one_class(study.tables, per_class).get(name, 0)
 
 
 def _better(study: Comparison) -> Iterator[str]:
@@ -100,14 +104,14 @@ def _rates(study: Comparison) -> Iterator[str]:
 
 
 def _images(study: Comparison) -> Iterator[str]:
-    for note in [*study.tables.provenance["notes"], *study.dataset.get("notes", [])][:1]:
+    for note in [*study.tables.provenance["notes"], *study.dataset.get("notes", [])][:2]:
         yield f"{sentence(shown(str(note).rstrip('.')))}."
     if not study.draws:
         yield "Every seed trains on the same images: intervals speak of reruns, not of other images."
     sizes = [size for size in study.sizes if size != ALL and study.tables.overlap(size) >= MUCH_OVERLAP]
     if sizes:
         shares = listed([f"{study.tables.overlap(size):.0%} with {size:,} a class" for size in sizes])
-        yield f"Training sets of two seeds share images, {shares}; every interval is widened for it."
+        yield f"Training sets of two seeds share images, up to {shares}; every interval is widened for it."
     if study.uneven:
         yield f"Test classes are uneven: {study.metric} decides; one answer for all gets {number(study.baseline)}%."
     others = [f"{entry['accuracy']:g}% ({entry['what']})" for entry in study.dataset.get("published", [])]

@@ -79,8 +79,8 @@ def test_studies_that_ran_one_way_have_no_figure_of_batch_norm(tmp_path: Path) -
 
 def test_a_rule_that_holds_here_and_fails_there_depends_and_names_both(studies: list[Comparison]) -> None:
     told = {row[0]: row[1:] for row in rules(studies).rows}
-    leaves = "[tomato 20](tomato/report.md), [tomato 100](tomato/report.md)"
-    rays = "[xray 20](xray/report.md), [xray 200](xray/report.md)"
+    leaves = "[tomato · 10](tomato/report.md), [tomato · 50](tomato/report.md)"
+    rays = "[xray · 10](xray/report.md), [xray · 100](xray/report.md)"
     frozen = told["`fine_tune` > `fine_tune_batch_norm_train` + 1"]
     assert frozen == ("**depends**", f"holds: {leaves}; fails: {rays}")
     assert "`feature_extraction` > `fine_tune` + 1" not in told  # a decision of the textbook's
@@ -91,14 +91,14 @@ def test_a_rule_is_told_where_no_decision_speaks_of_that_size(tmp_path: Path) ->
     for study, data, per_class in (("tomato", "PlantVillage tomato", 50), ("xray", "chest X-ray", 100)):
         write_tables(tmp_path / study, Plan(study=study, data=data, per_class=(per_class,), strategies=better, **CALM))
     told = {row[0]: row[1:] for row in rules(published(tmp_path)).rows}
-    fails = "fails: [tomato 100](tomato/report.md), [xray 200](xray/report.md)"
+    fails = "fails: [tomato · 50](tomato/report.md), [xray · 100](xray/report.md)"
     assert told["`last_block` > `fine_tune` + 1"] == ("**fails**", fails)
 
 
 def test_a_decision_is_judged_on_data_of_its_kind_and_size_alone(studies: list[Comparison]) -> None:
     told = {row[:2]: (row[3], re.sub(r" [+−]\S+ ±\S+", " x", row[4] + " ")) for row in decisions(studies).rows}
-    leaves = "[tomato 20](tomato/report.md) x [tomato 100](tomato/report.md) x "
-    rays = "[xray 20](xray/report.md) x [xray 200](xray/report.md) x "
+    leaves = "[tomato · 10](tomato/report.md) x [tomato · 50](tomato/report.md) x "
+    rays = "[xray · 10](xray/report.md) x [xray · 100](xray/report.md) x "
     assert told["similar, under 1,000", "feature extraction only"] == ("**fails**", f"fails: {leaves}")
     assert told["different, under 1,000", "feature extraction"] == ("**holds**", f"holds: {rays}")
     assert told["different, under 1,000", "careful fine-tuning"] == ("**fails**", f"fails: {rays}")
@@ -111,8 +111,21 @@ def test_reruns_on_all_images_are_shown_and_judge_nothing(tmp_path: Path) -> Non
     many = {"strategies": {"scratch": 0.6, "fine_tune": 0.9}, "data": "chest X-ray", **CALM}
     write_tables(tmp_path / "xray_all", Plan(study="xray_all", per_class=(ALL,), pool_images=3750, **many))
     verdict, studies = decisions(published(tmp_path)).rows[-1][3:]
-    assert verdict == "**not tested**"
-    assert studies.startswith("reruns alone: [xray_all 3,750](xray_all/report.md) −30")
+    assert verdict == "**no verdict**"
+    assert studies.startswith("reruns alone: [xray_all · all](xray_all/report.md) −30")
+
+
+def test_fewer_than_ten_seeds_are_shown_and_judge_nothing(tmp_path: Path) -> None:
+    five = {**CALM, "seeds": range(5), "data": "PlantVillage tomato"}
+    write_tables(tmp_path / "tomato", Plan(study="tomato", per_class=(10, 50), strategies=FROZEN_WINS, **five))
+    studies = published(tmp_path)
+    told = {row[:2]: row[3:] for row in decisions(studies).rows}
+    verdict, shown = told["similar, under 1,000", "feature extraction only"]
+    assert verdict == "**no verdict**"
+    assert shown.startswith("few seeds: [tomato · 10](tomato/report.md) −")
+    assert grid(studies)[0].rows[0][3] == "fine_tune"  # not bold
+    judged = {row[0]: row[1] for row in rules(studies).rows}
+    assert judged["`fine_tune` > `fine_tune_batch_norm_train` + 1"] == "**no verdict**"
 
 
 def test_mistakes_stand_in_order_of_what_they_cost(studies: list[Comparison]) -> None:

@@ -46,6 +46,14 @@ def test_a_rate_that_does_not_fit_too_far_or_too_little_is_only_worse(tmp_path: 
     assert table["what"].tolist() == ["worse", "worse", "best", "worse"]
 
 
+def test_of_many_seeds_one_that_is_no_lower_does_not_hide_a_clear_difference(tmp_path: Path) -> None:
+    tables = load(write_tables(tmp_path, replace(SWEPT, sweep_seeds=range(10), seeds=range(10))))
+    lucky = (tables.sweep["lr_scale"] == 100) & (tables.sweep["seed"] == 3)
+    val = tables.sweep["val_accuracy"].where(~lucky, 1.0)  # one run of the worst rate gets everything right
+    what = sweeps(compare(replace(tables, sweep=tables.sweep.assign(val_accuracy=val))))["what"].tolist()
+    assert what == ["moved too far", "moved too far", "best", "moved too little"]
+
+
 def test_a_rate_at_which_a_run_diverged_is_never_the_best(tmp_path: Path) -> None:
     table = sweeps(study_of(tmp_path / "a", replace(SWEPT, sweep_diverged=(100.0, 1.0))))
     assert table["what"].tolist() == ["diverged", "best", "diverged", "moved too little"]

@@ -30,7 +30,7 @@ def test_there_are_at_most_five_lines_of_at_most_25_words(tmp_path: Path) -> Non
     assert all(len(line.split()) <= 25 for line in lines), lines
     assert lines[0].startswith("**Not complete**: 1 of 42 runs are missing; `make study STUDY=quick`")
     assert lines[1].startswith("**5 seeds**") or lines[1].startswith("**6 seeds**")
-    assert "`fine_tune` (1 of" in lines[2]
+    assert "`fine_tune` with 100 images a class (1 of" in lines[2]
 
 
 def test_each_line_appears_where_it_applies_and_only_there(tmp_path: Path) -> None:
@@ -43,7 +43,7 @@ def test_each_line_appears_where_it_applies_and_only_there(tmp_path: Path) -> No
     assert said(plain, "8 modules have cells in both splits.")
     noted = replace(plain.tables, provenance={**plain.tables.provenance, "notes": ["laboratory pictures"]})
     assert said(compare(noted), "Laboratory pictures.")  # what the study's maker says comes first
-    assert said(compared(tmp_path / "overlap", replace(ten, overlap=0.2)), "share images, 20% with 100 a class")
+    assert said(compared(tmp_path / "overlap", replace(ten, overlap=0.2)), "share images, up to 20% with 100 a class")
     assert said(compared(tmp_path / "uneven", replace(ten, classes={"a": 300, "b": 100})), "one answer for all")
     assert said(compared(tmp_path / "all", replace(ten, per_class=(0,))), "intervals speak of reruns")
     better = {**MANY.strategies, "fine_tune_batch_norm_train": 0.9}
