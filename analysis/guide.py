@@ -181,7 +181,7 @@ def questions(studies: Sequence[Comparison]) -> list[str]:
                 answers.append(f"{question}: {shown} ({one.link(study)}, {of}).")
     costly = max(studies, key=lambda study: len(mistakes(study)))
     costs = sorted(mistakes(costly).items(), key=lambda item: item[1])
-    if costs:
+    if len(costs) > 1:  # one alone was not the first of any
         one = Situation(costly, costly.unbeaten[-1])
         most = "; ".join(f"{what} {signed(cost)}" for what, cost in costs)
         first = f"check first what cost most in {one.link(one.name)} (points)"

@@ -90,6 +90,8 @@ def _rates(study: Comparison) -> Iterator[str]:
         scale = study.parameters["study"]["learning_rates"]
         rates = "the textbook's" if isinstance(scale, str) else f"{scale:g} times the textbook's"
         yield f"Rates are {rates}, not tuned: with better ones the order may change."
+    if source := study.parameters["study"].get("rates_from"):
+        yield f"Rates are those tuned in study `{source}`: with ones tuned here the order may change."
     for size in study.sizes:
         for name, rate, found in sweep.above_tuned(study, size):
             gain = with_interval(found.difference, found.low, found.high)
@@ -104,10 +106,11 @@ def _rates(study: Comparison) -> Iterator[str]:
 
 
 def _images(study: Comparison) -> Iterator[str]:
-    for note in [*study.tables.provenance["notes"], *study.dataset.get("notes", [])][:2]:
-        yield f"{sentence(shown(str(note).rstrip('.')))}."
     if not study.draws:
         yield "Every seed trains on the same images: intervals speak of reruns, not of other images."
+    found = [*study.tables.provenance["notes"], *study.dataset.get("notes", [])]
+    notes = [f"{sentence(shown(str(note).rstrip('.')))}." for note in found]
+    yield from notes[:1]
     sizes = [size for size in study.sizes if size != ALL and study.tables.overlap(size) >= MUCH_OVERLAP]
     if sizes:
         shares = listed([f"{study.tables.overlap(size):.0%} with {size:,} a class" for size in sizes])
@@ -117,3 +120,4 @@ def _images(study: Comparison) -> Iterator[str]:
     others = [f"{entry['accuracy']:g}% ({entry['what']})" for entry in study.dataset.get("published", [])]
     if others:
         yield f"Published on other splits: {listed(others)}; see [details](details.md#published-elsewhere)."
+    yield from notes[1:2]

@@ -138,6 +138,13 @@ def test_mistakes_stand_in_order_of_what_they_cost(studies: list[Comparison]) ->
     assert sorted(order, key=worse.index) == order
 
 
+def test_one_mistake_alone_is_no_order_in_which_to_check(tmp_path: Path) -> None:
+    write_tables(tmp_path / "leaves", Plan(study="leaves", strategies=FROZEN_WINS, **CALM))
+    found = published(tmp_path)
+    assert list(mistakes(found[0])) == ["BatchNorm updated"]
+    assert questions(found) == []
+
+
 def test_what_to_begin_with_is_most_often_unbeaten_and_what_is_missing_is_named(tmp_path: Path) -> None:
     write_tables(tmp_path / "a", Plan(study="a", per_class=(10, 50), strategies=FROZEN_WINS, **CALM))
     missing = (("scratch", 0), ("scratch", 1))

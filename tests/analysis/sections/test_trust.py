@@ -85,3 +85,12 @@ def test_few_judged_images_are_told(tmp_path: Path) -> None:
     assert said(tuned(40), "only 40 predictions (100 images a class)")
     assert not said(tuned(200), "unlucky rate")
     assert not said(tuned(200), "not tuned")
+
+
+def test_rates_of_another_study_are_told(tmp_path: Path) -> None:
+    tables = load(write_tables(tmp_path, Plan(strategies=TWO, seeds=range(10))))
+    assert not said(compare(tables), "Rates are those tuned in study")
+    study = {**tables.provenance["parameters"]["study"], "rates_from": "elpv"}
+    parameters = {**tables.provenance["parameters"], "study": study}
+    taken = compare(replace(tables, provenance={**tables.provenance, "parameters": parameters}))
+    assert said(taken, "Rates are those tuned in study `elpv`: with ones tuned here the order may change.")
