@@ -41,7 +41,7 @@ def section(study: Comparison) -> Section | None:
         return None
     body: list[str | Table | Picture] = [_picture(study, table)] if table["cost"].notna().any() else []
     body += by_size(table, partial(_table, study))
-    updated = [name for name in dict.fromkeys(table["of"]) if study.recipe(name)["batch_norm"] == "train"]
+    updated = [name for name in dict.fromkeys(table["of"]) if study.recipe(name).get("batch_norm") == "train"]
     if updated:
         body.append(f"With {code(updated)}, freezing a group also keeps its BatchNorm statistics.")
     return Section("Depth", tuple(body))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from math import inf
+from typing import Any
 
 from analysis.comparison import Comparison
 from analysis.markdown import NONE, Section, Table, listed, number, rate_text, size_text
 from analysis.paired import strategy_order
 from analysis.tables import GROUPS, group_rates
-from pipeline.strategies import BACKBONES
 
 NOT_SETTINGS = {"phases", "epochs_of_phases", "weights", "of", "name", "default"}  # they have columns of their own
 
@@ -36,31 +36,23 @@ def section(study: Comparison) -> Section:
 def common_settings(study: Comparison) -> dict[str, str]:
     """What most strategies of the study set alike."""
     found: dict[str, list[str]] = {}
-    for settings in _settings(study).values():
-        for key, value in settings.items():
+    for block in study.parameters["strategies"].values():
+        for key, value in _settings(block).items():
             found.setdefault(key, []).append(value)
     return {key: max(sorted(set(values)), key=values.count) for key, values in sorted(found.items())}
 
 
-def _settings(study: Comparison) -> dict[str, dict[str, str]]:
-    """What each strategy and ablation sets besides its phases and weights, as text."""
-    batch_norm = BACKBONES[study.tables.provenance["backbone"]["name"]] == "batch"
-    left_out = NOT_SETTINGS if batch_norm else {*NOT_SETTINGS, "batch_norm"}
-    return {
-        name: {
-            key: f"{value:g}" if isinstance(value, float) else str(value)
-            for key, value in block.items()
-            if key not in left_out
-        }
-        for name, block in study.parameters["strategies"].items()
-    }
+def _settings(block: Mapping[str, Any]) -> dict[str, str]:
+    """What a strategy sets besides its phases and weights, as text."""
+    said = {key: f"{value:g}" if isinstance(value, float) else str(value) for key, value in block.items()}
+    return {key: value for key, value in said.items() if key not in NOT_SETTINGS}
 
 
 def recipes(study: Comparison) -> Table:
     """What each strategy is: a row a phase."""
-    common, settings, rows = common_settings(study), _settings(study), []
+    common, rows = common_settings(study), []
     for name, block in study.parameters["strategies"].items():
-        also = [f"{key.replace('_', ' ')} {value}" for key, value in settings[name].items() if value != common[key]]
+        also = [f"{key.replace('_', ' ')} {value}" for key, value in _settings(block).items() if value != common[key]]
         if block["weights"] == "none":
             also.insert(0, "random start")
         if "of" in block:

@@ -21,7 +21,7 @@ from pipeline.runs import RunStoreError, StoredRun
 from pipeline.stages import cells, command, prepared, range_tests, whole
 from pipeline.stages.cells import Workbench
 from pipeline.stages.range_tests import StoredTest
-from pipeline.strategies import Cell, Role
+from pipeline.strategies import BACKBONES, Cell, Role
 
 LOG = logging.getLogger(__name__)
 
@@ -246,6 +246,8 @@ def _provenance(bench: Workbench, stored: Mapping[Cell, StoredRun], tests: Itera
 
 def _strategy(bench: Workbench, name: str) -> dict[str, Any]:
     described = cells.described(bench.params.strategy(name), bench.study.epochs)
+    if BACKBONES[bench.study.backbone] != "batch":
+        described.pop("batch_norm", None)
     ablation = bench.params.ablations.get(name)
     if ablation is not None:
         return {**described, "of": ablation.of}

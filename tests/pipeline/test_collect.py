@@ -206,6 +206,16 @@ def test_a_study_of_closed_forms_alone_takes_no_updates(bench: Bench) -> None:
     assert provenance()["parameters"]["lr_scales"] == {"3": {}}
 
 
+@pytest.mark.parametrize(("backbone", "said"), [("resnet18", True), ("squeezenet1_1", False)])
+def test_of_batchnorm_a_strategy_says_something_where_there_is_some(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, backbone: str, said: bool
+) -> None:
+    monkeypatch.setattr(cells, "described", lambda strategy, epochs: {"batch_norm": strategy.batch_norm})
+    bench.study.backbone = backbone
+    collect.collect("tiny")
+    assert all(("batch_norm" in block) == said for block in provenance()["parameters"]["strategies"].values())
+
+
 def test_missing_runs_are_counted_by_strategy(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
     runs.path(command.RESULTS, *((cell := bench.declared("final")[0]), bench.fingerprint(cell))).unlink()
     with caplog.at_level(logging.INFO):

@@ -48,14 +48,6 @@ def test_recipes_have_a_row_a_phase_and_what_differs_from_most(study: Comparison
     assert by_name["`fine_tune_batch_norm_frozen`"] == "changes `fine_tune`; batch norm frozen"
 
 
-def test_where_nothing_is_batchnorm_no_strategy_says_what_it_does_with_it(study: Comparison) -> None:
-    study.tables.provenance["backbone"]["name"] = "squeezenet1_1"
-    assert "batch norm" not in recipes.section(study).body[1]
-    else_column = [row[3] for row in recipes.recipes(study).rows]
-    assert "changes `fine_tune`; dropout 0.5" in else_column
-    assert not any("batch norm" in text for text in else_column)
-
-
 def test_a_head_in_closed_form_has_no_phase(tmp_path: Path) -> None:
     study = compare(load(write_tables(tmp_path, Plan(strategies={"lda": 0.7, "fine_tune": 0.8}))))
     rows = recipes.recipes(study).rows
