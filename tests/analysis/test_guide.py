@@ -95,6 +95,16 @@ def test_a_rule_is_told_where_no_decision_speaks_of_that_size(tmp_path: Path) ->
     assert told["`last_block` > `fine_tune` + 1"] == ("**fails**", fails)
 
 
+def test_a_rule_that_no_decision_says_everywhere_names_all_its_studies(tmp_path: Path) -> None:
+    many, better = {f"c{i}": 60 for i in range(10)}, {"feature_extraction": 0.5, "fine_tune": 0.9}
+    for study, data, more in (("eurosat", "EuroSAT", {"classes": many}), ("xray", "chest X-ray", {})):
+        plan = Plan(study=study, data=data, per_class=(100,), strategies=better, **CALM, **more)
+        write_tables(tmp_path / study, plan)
+    told = {row[0]: row[1:] for row in rules(published(tmp_path)).rows}
+    both = "holds: [eurosat · 100](eurosat/report.md), [xray · 100](xray/report.md)"  # a decision has xray's alone
+    assert told["`fine_tune` > `feature_extraction` + 2"] == ("**holds**", both)
+
+
 def test_a_decision_is_judged_on_data_of_its_kind_and_size_alone(studies: list[Comparison]) -> None:
     told = {row[:2]: (row[3], re.sub(r" [+−]\S+ ±\S+", " x", row[4] + " ")) for row in decisions(studies).rows}
     leaves = "[tomato · 10](tomato/report.md) x [tomato · 50](tomato/report.md) x "
