@@ -18,7 +18,9 @@ from analysis.paired import BATCH_NORM_TRAIN, by_seed, strategy_order
 from analysis.power import ALPHA, CITABLE_FROM
 from analysis.report import replacing, write_pictures
 from analysis.situations import (
+    FEW,
     KINDS,
+    RERUNS,
     SETTINGS,
     SIMILAR,
     Situation,
@@ -32,8 +34,6 @@ from analysis.tables import ALL, TablesError, where
 
 REPORTS = Path("reports")
 WORDS: Mapping[str, str] = {"supported": "holds", "refuted": "fails", "open": "open"}
-RERUNS = "reruns alone"  # every seed trained on all images: nothing is judged of other images
-FEW = "few seeds"  # exploratory: a reason to look further, no verdict
 QUESTIONS = (("500 plant images", "tomato", 50), ("5,000 X-rays", "xray_all", ALL))
 MISTAKES: Mapping[str, str] = {  # by strategy or ablation
     f"fine_tune{BATCH_NORM_TRAIN}": "BatchNorm updated",
@@ -95,7 +95,7 @@ def decisions(studies: Sequence[Comparison]) -> Table:
         for one in situations(studies):
             if decision.covers(one) and (gain := one.gain(decision.better, decision.worse)):
                 told = ("holds" if gain["difference"] > 0 else "fails") if gain["p_holm"] < ALPHA else "open"
-                told = _told(one, told)
+                told = one.unjudged or told
                 effect = plus_minus(gain["difference"], gain["low"], gain["high"])
                 said.setdefault(told, []).append(f"{_linked(one.study, one.size.per_class)} {effect}")
         rule = f"`{decision.better}` > `{decision.worse}`"
@@ -129,7 +129,7 @@ def rules(studies: Sequence[Comparison]) -> Table:
             if row["verdict"] in WORDS:
                 one, rule = sizes[claim.per_class], " and ".join(map(_formula, claim.parts))
                 said = found.setdefault(rule, {})
-                said.setdefault(_told(one, WORDS[row["verdict"]]), []).append(_linked(study, claim.per_class))
+                said.setdefault(one.unjudged or WORDS[row["verdict"]], []).append(_linked(study, claim.per_class))
                 if not any(decision.decides(p) and decision.covers(one) for decision in DECISIONS for p in claim.parts):
                     beside.add(rule)
     rows = [
@@ -140,11 +140,6 @@ def rules(studies: Sequence[Comparison]) -> Table:
 
 def _linked(study: Comparison, per_class: int) -> str:
     return f"[{study.study} · {size_text(per_class)}]({study.study}/report.md)"
-
-
-def _told(one: Situation, verdict: str) -> str:
-    """The verdict of a situation, or why it has none."""
-    return RERUNS if not one.study.draws else FEW if one.size.k < CITABLE_FROM else verdict
 
 
 def _summed(said: Mapping[str, Sequence[str]]) -> tuple[str, str]:

@@ -34,6 +34,8 @@ KINDS: Mapping[str, str] = {
 SIMILAR = ("CIFAR-10 (JPEG copy)", "PlantVillage tomato")  # to ImageNet's photographs; the others are different
 SETTINGS: Mapping[str, str] = {"backbone": "", "resolution": " px", "epochs": " epochs"}  # with their units
 MOST_GAIN = 10  # points; beyond, the colour stays
+RERUNS = "reruns alone"  # every seed trained on all images: nothing is judged of other images
+FEW = "few seeds"  # exploratory: a reason to look further, no verdict
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,11 @@ class Situation:
 
     def link(self, text: str, at: str = "") -> str:
         return f"[{text}]({at}{self.study.study}/report.md)"
+
+    @property
+    def unjudged(self) -> str | None:
+        """Why no verdict is given here; None where ten seeds or more drew their images."""
+        return RERUNS if not self.study.draws else FEW if self.size.k < CITABLE_FROM else None
 
     @property
     def use(self) -> str | None:
@@ -107,7 +114,7 @@ def advice(one: Situation) -> tuple[str, ...]:
         return (f"open: {one.size.state}" if one.size.state != "decided" else "open", NONE, NONE, NONE, NONE)
     size = one.size.per_class
     row, gain = one.study.of(size, one.use), one.gain(one.use, REFERENCE)
-    told = gain and one.study.draws and gain["k"] >= CITABLE_FROM and gain["p_holm"] < ALPHA
+    told = gain and not one.unjudged and gain["p_holm"] < ALPHA
     others = sorted(one.size.advised[1:], key=lambda name: one.study.of(size, name)["seconds"])
     return (
         f"**{one.use}**" if told else one.use,

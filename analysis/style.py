@@ -168,10 +168,14 @@ class Intervals:
     @property
     def marked(self) -> bool:
         """Whether `mark` lies inside some panel."""
-        return any(self._inside(mine) for _, mine in self.data.groupby("per_class"))
+        return any(self._marked(*core(mine, self.zero)) for _, mine in self.data.groupby("per_class"))
 
-    def _inside(self, mine: pd.DataFrame) -> bool:
-        left, right = core(mine, self.zero)
+    @property
+    def cut(self) -> bool:
+        """Whether some value lies left of its panel, so that a text stands for it."""
+        return any((mine["value"] < core(mine, self.zero)[0]).any() for _, mine in self.data.groupby("per_class"))
+
+    def _marked(self, left: float, right: float) -> bool:
         return self.mark is not None and left <= self.mark <= right
 
     def draw(self) -> Figure:
@@ -196,7 +200,7 @@ class Intervals:
             panel.axhspan(rows[name] - 0.5, rows[name] + 0.5, color=SHADE, linewidth=0, zorder=0)
         if self.zero:
             panel.axvline(0, color=INK, linewidth=0.9, zorder=1)
-        if self.mark is not None and self._inside(mine):
+        if self.mark is not None and self._marked(left, right):
             panel.axvline(self.mark, color=GREY, linewidth=1, linestyle=":", zorder=1)
         for name, at in (self.ticks or {}).items():
             panel.plot([at, at], [rows[name] - 0.3, rows[name] + 0.3], color="#E69F00", linewidth=2, zorder=1)

@@ -91,9 +91,9 @@ def _verdict(claim: Claim, parts: Sequence[_Tested | None], family_size: int) ->
     fails = len(tested) * against.fails
     p = min(min(holds, fails) * family_size, 1.0)
     if p >= ALPHA:
-        return "open", f"the runs can't tell: {shown}{few}{flags}", _needs(tested, family_size), p
+        return "open", f"{shown}{few}{flags}", _needs(tested, family_size), p
     if holds <= fails:
-        return "supported", f"it holds: {shown}{few}{flags}", "", p
+        return "supported", f"{shown}{few}{flags}", "", p
     return "refuted", f"{_why_refuted(against.part, against.paired)}: {shown}{few}{flags}", "", p
 
 
@@ -109,7 +109,7 @@ def _needs(tested: Sequence[_Tested], family_size: int) -> str:
     seeds = seeds_needed(distance, pair.sd, alpha, power, weakest.overlap)
     found = smallest_detectable(pair.k, pair.sd, alpha, power, weakest.overlap)
     none = "no number of seeds from this pool is enough" if weakest.overlap else "more than 10,000 seeds"
-    more = f"{f'about {seeds} seeds' if seeds else none} to tell an effect of this size from the margin"
+    more = f"{f'about {seeds} seeds' if seeds else none} to tell such an effect from the margin"
     return f"{more}; {pair.k} seeds find {found:.2g} {what} four times in five"
 
 

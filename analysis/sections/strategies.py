@@ -32,12 +32,12 @@ def section(study: Comparison) -> Section:
     shaded = {size.per_class: size.advised for size in study.unbeaten}
     rows, axis = data.rename(columns=renamed), f"{study.metric}, %"
     drawn = Intervals(rows, axis, names, shaded=shaded, mark=study.baseline)
-    dotted = "; dotted: one answer for all" if drawn.marked else ""
+    signs = "; ◂: further left" * drawn.cut + "; dotted: one answer for all" * drawn.marked
     picture = Picture(
         "strategies",
         f"{study.metric.capitalize()} of every strategy",
         f"Every strategy: {study.metric}, mean over seeds with 95% interval; seeds are shared, so overlapping bars may "
-        f"still be told apart. Shaded: the set that nothing beats; ◂: further left{dotted}.",
+        f"still be told apart. Shaded: the set that nothing beats{signs}.",
         data,
         drawn.draw,
     )
@@ -102,7 +102,8 @@ def details(study: Comparison) -> Section:
         rows.append(tuple(cells))
     seeds = sorted(study.strategies["k"].unique())
     words = (
-        f"Means over {' or '.join(map(str, seeds))} seeds; accuracies in percent, gap (training minus test) and "
-        "expected calibration error (ECE, 15 bins) in points, log loss in nats, median time of a run; images a class."
+        f"Means over {' or '.join(map(str, seeds))} seeds; accuracies in percent (intervals end at 100), gap (training "
+        "minus test) and expected calibration error (ECE, 15 bins) in points, log loss in nats, median time of a run; "
+        "images a class."
     )
     return Section("Every strategy", (Table(tuple(header), tuple(rows), frozenset(range(1, len(header)))), words))

@@ -28,6 +28,7 @@ def test_every_judged_claim_has_a_line_with_its_effect_and_margin(tmp_path: Path
         assert line[2].replace("%", "") == shown
         assert float(line[3].replace("−", "-")) == row["margin"]
         assert long[4] == p_value(row["p_adjusted"])
+        assert "can't tell" not in long[5]  # the verdict says so
     ids = " ".join(str(part) for part in details.body) + " ".join(row[0] for row in more.rows)
     assert all(f"`{claim.id}`" in ids for claim in study.claims)
 

@@ -50,6 +50,14 @@ def test_what_lies_far_below_is_noted_at_the_edge_and_does_not_flatten_the_rest(
     assert panel.get_xlim()[0] > 60
     mean = study.of(100, "scratch")["judged"]
     assert f"◂ {mean:.1f}" in [text.get_text() for text in panel.texts]
+    assert "◂: further left" in picture.caption
+
+
+def test_a_caption_explains_no_sign_that_is_not_drawn(tmp_path: Path) -> None:
+    picture = strategies.section(compared(tmp_path, Plan(strategies=TWO, seeds=range(10)))).body[0]
+    assert isinstance(picture, Picture)
+    assert "◂" not in picture.caption
+    assert "dotted" not in picture.caption
 
 
 def test_a_diverged_run_is_told_in_its_cell(tmp_path: Path) -> None:
