@@ -40,10 +40,9 @@ class Comparison:
     parameters: Mapping[str, Any]
     dataset: Mapping[str, Any]
     metric: str  # the accuracy that decides, in words
-    other_metric: Metric  # the one that stands beside it
+    other_metrics: tuple[Metric, ...]  # beside it, where test classes differ by more than a tenth in size
     draws: bool  # whether seeds draw their training images; where they train on all of them, they don't
     over: str  # what intervals over seeds speak of
-    uneven: bool  # whether the classes of the test images differ by more than a tenth in size
 
     def images(self, per_class: int) -> int:
         """How many training images there are in all at this size."""
@@ -54,6 +53,11 @@ class Comparison:
         """How a strategy or an ablation is written in params.yaml; empty where that is not known."""
         found: Mapping[str, Any] = self.parameters["strategies"].get(strategy, {})
         return found
+
+    def written_rate(self, strategy: str) -> float | None:
+        """The learning rate of a strategy at scale 1; None where it has several, or none."""
+        written = {rate for phase in self.recipe(strategy).get("phases", []) for rate in phase["lr"].values()}
+        return float(written.pop()) if len(written) == 1 else None
 
     def seeds(self, names: Collection[str]) -> str:
         """How many seeds these strategies have at each size: `10 seeds`, or `8 to 10 seeds`."""
@@ -143,6 +147,7 @@ def compare(tables: Tables) -> Comparison:
     verdicts = {row["id"]: row for row in judge(ledger, tables)}
     mine = tuple(claim for claim in ledger if claim.study == tables.study and not tables.first_edition)
     counts = tables.provenance["dataset"]["test_class_counts"]
+    other: Metric = "accuracy" if tables.judge_by == "balanced_accuracy" else "balanced_accuracy"
     return Comparison(
         tables=tables,
         strategies=strategies,
@@ -160,10 +165,9 @@ def compare(tables: Tables) -> Comparison:
         parameters=tables.provenance["parameters"],
         dataset=tables.provenance["dataset"],
         metric=METRICS[tables.judge_by],
-        other_metric="accuracy" if tables.judge_by == "balanced_accuracy" else "balanced_accuracy",
+        other_metrics=(other,) if max(counts) > 1.1 * min(counts) else (),
         draws=ALL not in sizes,
         over="runs on the same training images" if ALL in sizes else "draws of the training images",
-        uneven=max(counts) > 1.1 * min(counts),
     )
 
 

@@ -29,6 +29,7 @@ from analysis.situations import (
     grid,
     published,
     situations,
+    tuned,
 )
 from analysis.tables import ALL, TablesError, where
 
@@ -208,7 +209,7 @@ def default(studies: Sequence[Comparison]) -> str:
         return "Nothing is decided yet."
     first = max(strategy_order(list(often)), key=lambda name: often[name])
     rows = f"{len(decided) - often[first]} of the {counted(len(decided), 'row')} above"
-    return f"Begin with **{first}**: in {rows} another is shown to be better."
+    return f"Begin with **{first}**: in {rows} another is shown to be better.{tuned(studies, first)}"
 
 
 def not_covered(studies: Sequence[Comparison]) -> str:

@@ -16,7 +16,7 @@ from matplotlib.patches import Rectangle
 
 from analysis import style
 from analysis.comparison import REFERENCE, Comparison, compare
-from analysis.markdown import NONE, Picture, Table, number, plus_minus, seconds, signed, size_text
+from analysis.markdown import NONE, Picture, Table, listed, number, plus_minus, rate_text, seconds, signed, size_text
 from analysis.paired import BATCH_NORM_TRAIN, DEFAULT_ORDER, strategy_order
 from analysis.power import ALPHA, CITABLE_FROM
 from analysis.tables import load
@@ -92,6 +92,20 @@ def _unusual(study: Comparison, studies: Sequence[Comparison]) -> list[str]:
 def situations(studies: Sequence[Comparison]) -> list[Situation]:
     """Every size of every study."""
     return [Situation(study, size) for study in studies for size in study.unbeaten]
+
+
+def tuned(studies: Sequence[Comparison], strategy: str) -> str:
+    """Which rates tuning chose for a strategy in how many rows of the grid; nothing where it has several."""
+    scales = Counter(
+        one.study.tables.used_scale(size, strategy)
+        for one in situations(studies)
+        if one.study.judged_on(size := one.size.per_class) and strategy in one.study.ran(size)
+    )
+    rate = next((rate for study in studies if (rate := study.written_rate(strategy))), None)
+    if rate is None or not scales:
+        return ""
+    chosen = listed([f"{rate_text(rate * scale)} in {times}" for scale, times in sorted(scales.items())])
+    return f" Its rate (AdamW) is {rate_text(rate)} in the textbook; tuning chose {chosen} rows."
 
 
 def grid(studies: Sequence[Comparison], at: str = "") -> tuple[Table, Picture]:

@@ -39,9 +39,9 @@ def effects(study: Comparison) -> pd.DataFrame:
         row["diverged"] = len(where(mine, status="diverged"))
         if found is not None:
             row |= {name: getattr(found, name) for name in ("difference", "low", "high", "p")}
-        other = by_seed(theirs, mine, correlation, COLUMNS[study.other_metric])[1]
-        if other is not None:
-            row |= {"other": other.difference, "other_low": other.low, "other_high": other.high}
+        for metric in study.other_metrics:
+            if other := by_seed(theirs, mine, correlation, COLUMNS[metric])[1]:
+                row |= {"other": other.difference, "other_low": other.low, "other_high": other.high}
         rows.append(row)
     table = pd.DataFrame(rows, columns=EFFECTS)
     order = [*strategy_order([*study.names, *table["of"]]), *table["ablation"], *study.sizes]
@@ -103,10 +103,10 @@ def _table(study: Comparison, mine: pd.DataFrame) -> Table:
         twin = f", the same as `{row['twin']}`" if row["twin"] else ""
         cells = [f"`{row['ablation']}`{twin}", str(row["k"]), number(row["judged"])]
         cells += [with_interval(row["difference"], row["low"], row["high"]), p_value(row["p"])]
-        if study.uneven:
+        if study.other_metrics:
             cells.append(with_interval(row["other"], row["other_low"], row["other_high"]))
         rows.append((*cells, str(row["diverged"])))
-    other = [METRICS[study.other_metric].capitalize()] if study.uneven else []
+    other = [METRICS[metric].capitalize() for metric in study.other_metrics]
     head = ("Ablation", "Seeds", study.metric.capitalize(), "Difference", "p", *other, "Diverged")
     return Table(head, tuple(rows), frozenset(range(1, len(head))))
 

@@ -43,32 +43,35 @@ def _sensitivity(study: Comparison, recalls: pd.DataFrame) -> Iterator[str | Tab
     """Of how many strategies the difference from the reference depends on the measure, and which these are."""
     columns = [f"recall of {name}" for name in recalls]
     runs = study.tables.runs.join(recalls.set_axis(columns, axis="columns"))
-    other, rows = METRICS[study.other_metric], []
+    others, rows = study.other_metrics, []
     pairs = study.gains((size, name, REFERENCE) for size in study.sizes for name in study.names)
     for pair in pairs.to_dict("records"):
         size = int(pair["per_class"])
         theirs, ours = (where(runs, per_class=size, strategy=name) for name in (REFERENCE, pair["strategy"]))
-        measures, correlation = (COLUMNS[study.other_metric], *columns), study.tables.correlation(size)
+        measures, correlation = [*(COLUMNS[other] for other in others), *columns], study.tables.correlation(size)
         gains = [by_seed(theirs, ours, correlation, column)[1] for column in measures]
-        (found, *of_classes) = [(gain.difference, gain.low, gain.high) if gain else (np.nan,) * 3 for gain in gains]
-        signs_of = {str(label): _sign(*ends[1:]) for label, ends in zip(recalls, of_classes, strict=True)}
+        ends = [(gain.difference, gain.low, gain.high) if gain else (np.nan,) * 3 for gain in gains]
+        found, of_classes = ends[: len(others)], ends[len(others) :]
+        signs_of = {str(label): _sign(*of[1:]) for label, of in zip(recalls, of_classes, strict=True)}
         better, worse = ([label for label, sign in signs_of.items() if sign == wanted] for wanted in (1, -1))
         new_images = pair["low_new_images"], pair["high_new_images"]
-        signs = {_sign(pair["low"], pair["high"]), _sign(*new_images), _sign(*found[1:])}
+        signs = {_sign(pair["low"], pair["high"]), _sign(*new_images), *(_sign(*of[1:]) for of in found)}
         if len(signs) > 1 or (better and worse):
             cells = [f"`{pair['strategy']}`", size_text(size)]
             cells += [with_interval(pair["difference"], pair["low"], pair["high"]), bracket(*new_images)]
-            rows.append((*cells, with_interval(*found), _classes(better), _classes(worse)))
+            rows.append((*cells, *(with_interval(*of) for of in found), _classes(better), _classes(worse)))
     if pairs.empty:
         return
+    and_by = "".join(f" and by {METRICS[other]}" for other in others)
     yield (
         f"{len(pairs) - len(rows)} of {len(pairs)} differences from `{REFERENCE}` read the same (better, worse or "
-        f"open, by the 95% interval of that one) on new test images and by {other}, and trade no class for another"
+        f"open, by the 95% interval of that one) on new test images{and_by}, and trade no class for another"
         f"{'. The others, in points:' if rows else '.'}"
     )
     if rows:
-        header = ("Strategy", "Images", study.metric.capitalize(), "New images", other.capitalize())
-        yield Table((*header, "Better on", "Worse on"), tuple(rows), frozenset({1, 2, 3, 4}))
+        header = ["Strategy", "Images", study.metric.capitalize(), "New images"]
+        header += [METRICS[other].capitalize() for other in others]
+        yield Table((*header, "Better on", "Worse on"), tuple(rows), frozenset(range(1, len(header))))
 
 
 def _sign(low: float, high: float) -> int:

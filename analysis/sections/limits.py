@@ -74,10 +74,10 @@ def _images(study: Comparison) -> Iterator[str]:
         if tables.too_small(size):
             yield f"**Too few images** to draw from: with {size_name(size)} nothing is tested."
     yield f"**One test set.** Intervals speak of other {study.over}, and of new test images where they say so."
-    if study.uneven:
+    for other in study.other_metrics:
         yield (
             f"**Uneven test classes.** Always answering the largest gets {number(study.baseline)}% {study.metric}; "
-            f"{METRICS[study.other_metric]} stands beside it."
+            f"{METRICS[other]} stands beside it."
         )
     watched = dataset["watched_images"]
     if watched:

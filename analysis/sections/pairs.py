@@ -86,21 +86,21 @@ def _draw(pairs: pd.DataFrame, names: list[str], title: str) -> Figure:
 
 
 def _folded(study: Comparison) -> Iterator[str | Table]:
-    header = ("B", "A", "Seeds", "B − A", "New images", "p", "B won", "Detectable")
+    header = ("B − A", "Points", "New images", "p", "B won", "Detectable")
     for size in study.sizes:
         pairs = where(study.pairs, per_class=size)
         if len(pairs):
             yield f"<details><summary>{size_name(size)}: {counted(len(pairs), 'pair')}</summary>"
-            yield Table(header, tuple(_row(pair) for pair in pairs.to_dict("records")), frozenset(range(2, 8)))
+            yield Table(header, tuple(_row(pair) for pair in pairs.to_dict("records")), frozenset(range(1, 6)))
             yield "</details>"
 
 
 def _row(pair: dict[Any, Any]) -> tuple[str, ...]:
-    first = (f"`{pair['b']}`", f"`{pair['a']}`", str(pair["k"]))
+    both = f"`{pair['b']}` − `{pair['a']}`"
     if not np.isfinite(pair["difference"]):
-        return (*first, no_test(pair), NONE, NONE, NONE, NONE)
+        return (both, no_test(pair), NONE, NONE, f"– of {pair['k']}", NONE)
     return (
-        *first,
+        both,
         with_interval(pair["difference"], pair["low"], pair["high"]),
         bracket(pair["low_new_images"], pair["high_new_images"]),
         p_value(pair["p_holm"]) if pair["family"] != "none" else "not adjusted",

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from analysis import style
 from analysis.comparison import Comparison
-from analysis.markdown import NONE, Picture, Section, Table, by_size, number, p_value, with_interval
+from analysis.markdown import NONE, Picture, Section, Table, by_size, number, with_interval
 from analysis.paired import adjusted, difference_of, interval, strategy_order
 from analysis.power import ALPHA, DECIDED_FROM
 from analysis.tables import GROUPS, group_rates, last, where
@@ -93,17 +93,15 @@ def _table(mine: pd.DataFrame) -> Table:
         (
             f"`{row['strategy']}`" if row["phase"] == 1 else "",
             row["learning"],
-            str(row["epochs"]),
             number(row["train"]),
             with_interval(row["mean"], row["low"], row["high"], number),
             with_interval(row["gain"], row["gain_low"], row["gain_high"]),
-            p_value(row["p_holm"]),
             verdict(row),
         )
         for row in mine.to_dict("records")
     )
-    head = ("Strategy", "Learns", "Epochs", "Training", "Validation", "Gain", "p", "Earned")
-    return Table(head, rows, frozenset({2, 3, 4, 5, 6}))
+    head = ("Strategy", "Learns", "Training", "Validation", "Gain", "Earned")
+    return Table(head, rows, frozenset({2, 3, 4}))
 
 
 def _picture(study: Comparison, table: pd.DataFrame) -> Picture:

@@ -91,13 +91,15 @@ def _accuracy(row: dict[str, float], bold: bool) -> str:
 
 def details(study: Comparison) -> Section:
     """What the first page leaves out of each strategy: the other accuracy, training, probabilities, time."""
-    header = ["Strategy", "Images", study.metric.capitalize(), METRICS[study.other_metric].capitalize()]
+    others = study.other_metrics
+    header = ["Strategy", "Images", study.metric.capitalize(), *(METRICS[other].capitalize() for other in others)]
     header += ["Training", "Gap", "Log loss", "ECE", "A run"]
     rows = []
     for row in study.strategies.to_dict("records"):
         mean = with_interval(row["judged"], row["judged_low"], row["judged_high"], number)
         cells = [f"`{row['strategy']}`", size_text(row["per_class"])]
-        cells += [mean, number(row[COLUMNS[study.other_metric]]), number(row["train_accuracy"]), signed(row["gap"])]
+        cells += [mean, *(number(row[COLUMNS[other]]) for other in others)]
+        cells += [number(row["train_accuracy"]), signed(row["gap"])]
         cells += [number(row["log_loss"], 2), number(row["ece"]), seconds(row["seconds"])]
         rows.append(tuple(cells))
     seeds = sorted(study.strategies["k"].unique())

@@ -43,8 +43,7 @@ def sweeps(study: Comparison) -> pd.DataFrame:
     ends = last(drift[drift["group"] != GROUPS[-1]], "phase", cell)
     moved = ends.groupby(cell)["weight_distance"].mean().rename("drift").reset_index()
     for strategy, per_class, mine in _each(study.tables.sweep.merge(moved, on=cell, how="left")):
-        written = {rate for phase in study.recipe(strategy).get("phases", []) for rate in phase["lr"].values()}
-        base = written.pop() if len(written) == 1 else None
+        base = study.written_rate(strategy)
         by_scale = {float(str(scale)): of.set_index("seed").sort_index() for scale, of in mine.groupby("lr_scale")}
         # A rate at which a run diverged is never the best one; of equal rates the smaller one is.
         steady = [scale for scale, of in by_scale.items() if (of["status"] == "ok").all()]

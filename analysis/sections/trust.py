@@ -115,7 +115,7 @@ def _images(study: Comparison) -> Iterator[str]:
     if sizes:
         shares = listed([f"{study.tables.overlap(size):.0%} with {size:,} a class" for size in sizes])
         yield f"Training sets of two seeds share images, up to {shares}; every interval is widened for it."
-    if study.uneven:
+    if study.other_metrics:
         yield f"Test classes are uneven: {study.metric} decides; one answer for all gets {number(study.baseline)}%."
     others = [f"{entry['accuracy']:g}% ({entry['what']})" for entry in study.dataset.get("published", [])]
     if others:

@@ -1,3 +1,4 @@
+import json
 import re
 from pathlib import Path
 
@@ -6,7 +7,7 @@ import pytest
 from analysis import guide
 from analysis.comparison import Comparison
 from analysis.guide import decisions, default, mistakes, not_covered, questions, reading, rules
-from analysis.situations import batch_norm, grid, published
+from analysis.situations import batch_norm, grid, published, tuned
 from analysis.tables import ALL, TablesError
 from tests.analysis.conftest import Plan, write_tables
 
@@ -163,6 +164,22 @@ def test_what_to_begin_with_is_most_often_unbeaten_and_what_is_missing_is_named(
     assert "**fine_tune**: in 1 of the 3 rows above another is shown to be better." in default(found)
     assert "[b](b/report.md) (2 runs)" in not_covered(found)
     assert "More than 200 training images" in not_covered(found)
+
+
+def test_the_rates_that_tuning_chose_are_counted_where_it_was_done(tmp_path: Path) -> None:
+    tried = {"tried": {"1": {"right": 8, "of": 10, "log_loss": 0.5}}}
+    both = {str(size): dict.fromkeys(FROZEN_WINS, tried) for size in (10, 50)}
+    write_tables(tmp_path / "a", Plan(study="a", per_class=(10, 50), strategies=FROZEN_WINS, tried=both, **CALM))
+    write_tables(tmp_path / "b", Plan(study="b", strategies=FROZEN_WINS, **CALM))  # another study's rates
+    path = tmp_path / "a" / "provenance.json"
+    written = json.loads(path.read_text(encoding="utf-8"))
+    written["parameters"]["lr_scales"]["10"]["feature_extraction"] = 3.0
+    path.write_text(json.dumps(written), encoding="utf-8")
+    found = published(tmp_path)
+    said = " Its rate (AdamW) is 1e-3 in the textbook; tuning chose 1e-3 in 1 and 3e-3 in 1 rows."
+    assert tuned(found, "feature_extraction") == said
+    assert tuned(found[1:], "feature_extraction") == ""
+    assert tuned(found, "fine_tune") == ""  # each group has its own here
 
 
 def test_the_guide_has_few_figures_and_tables_links_to_what_exists_and_leaves_out_this_machines_study(

@@ -76,3 +76,9 @@ def test_without_the_reference_there_is_the_figure_alone_and_long_lists_of_class
     (picture,) = made.body
     assert pd.Series(made.pictures.__next__().data["class"]).nunique() == 40
     assert "the 40 hardest of 50" in picture.caption  # type: ignore[union-attr]
+
+
+def test_where_classes_are_even_the_other_accuracy_is_not_asked(tmp_path: Path) -> None:
+    even = Plan(strategies={"scratch": 0.3, "feature_extraction": 0.8}, classes={"a": 300, "b": 310})
+    made = section(compare(load(write_tables(tmp_path, even))))
+    assert "on new test images, and trade" in str(made.body[1])

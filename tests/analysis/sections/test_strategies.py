@@ -73,3 +73,11 @@ def test_the_details_hold_a_row_a_strategy_and_size(tmp_path: Path) -> None:
     table = strategies.details(study).body[0]
     assert isinstance(table, Table)
     assert [(row[0], row[1]) for row in table.rows] == [(f"`{name}`", size) for size in ("all", "10") for name in TWO]
+    assert "Balanced accuracy" in table.header
+
+
+def test_where_classes_are_even_there_is_one_accuracy_alone(tmp_path: Path) -> None:
+    table = strategies.details(compared(tmp_path, Plan(strategies=TWO, classes={"a": 300, "b": 310}))).body[0]
+    assert isinstance(table, Table)
+    assert "Balanced accuracy" not in table.header
+    assert {len(row) for row in table.rows} == {len(table.header)}
