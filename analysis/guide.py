@@ -208,7 +208,7 @@ def default(studies: Sequence[Comparison]) -> str:
     if not often:
         return "Nothing is decided yet."
     first = max(strategy_order(list(often)), key=lambda name: often[name])
-    rows = f"{len(decided) - often[first]} of the {counted(len(decided), 'row')} above"
+    rows = f"{len(decided) - often[first]} of the {counted(len(decided), 'row')} below"
     return f"Begin with **{first}**: in {rows} another is shown to be better.{tuned(studies, first)}"
 
 
@@ -237,7 +237,8 @@ def sections(studies: Sequence[Comparison]) -> list[Section]:
         "reruns alone, which speak of no other images. A run: one training, tuning not counted. Accuracy is balanced "
         f"where test classes are uneven. [What each strategy is]({studies[0].study}/details.md#what-each-strategy-is)."
     )
-    found = [Section("", (picture, table, words))]
+    yours = "`make own FOLDER=…` compares it with the others on your images ([README](../README.md))."
+    found = [Section("", (f"{default(studies)} {yours}", picture, table, words))]
     gains, judged, answered = batch_norm(studies), rules(studies), questions(studies)
     if gains:
         found.append(Section("BatchNorm: frozen or updated?", (gains,)))
@@ -246,8 +247,6 @@ def sections(studies: Sequence[Comparison]) -> list[Section]:
         found.append(Section("Other rules", (judged, MARGINS)))
     if answered:
         found.append(Section("The textbook's questions", ("\n".join(f"- {line}" for line in answered),)))
-    yours = "`make own FOLDER=…` compares it with the others on your images ([README](../README.md))."
-    found.append(Section("Your images", (f"{default(studies)} {yours}",)))
     found.append(Section("What no study covers", (not_covered(studies), EDITIONS)))
     return found
 

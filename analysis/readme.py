@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from analysis.guide import default
 from analysis.markdown import NONE, Table, block
 from analysis.situations import grid, published
 from analysis.tables import TablesError
@@ -22,7 +23,7 @@ CONTENDERS = ("thaw", "plain PyTorch", "fastai", "Lightning")
 
 
 def guide(reports: Path) -> str:
-    """The guide's figure and grid."""
+    """The guide's first answer, figure and grid."""
     if not (studies := published(reports)):
         return NOTHING
     table, picture = grid(studies, "reports/")
@@ -31,7 +32,8 @@ def guide(reports: Path) -> str:
         "Bold in a frame: no 95% interval shows another to be better, and no run failed. What names and columns mean, "
         "and what follows: [the guide](reports/guide.md)."
     )
-    return f"![{picture.alt}](reports/figures/{picture.name}.png)\n\n{words}\n\n{block(table)}"
+    figure = f"![{picture.alt}](reports/figures/{picture.name}.png)"
+    return "\n\n".join((default(studies), figure, words, block(table)))
 
 
 def report(reports: Path) -> str:

@@ -22,8 +22,7 @@ def section(study: Comparison) -> Section:
         "cost",
         f"{study.metric.capitalize()} against the training time of a run",
         f"Mean {study.metric} (percent, 95% interval, {study.seeds(study.candidates)}) against the median time of a "
-        "run (log scale) on the machines under [provenance](#provenance); left and up is better; ▾: below what is "
-        "shown.",
+        "run (log scale) on the machines under [provenance](#provenance); left and up is better.",
         found,
         lambda: _draw(found, study.metric),
     )

@@ -161,7 +161,7 @@ def test_what_to_begin_with_is_most_often_unbeaten_and_what_is_missing_is_named(
     missing = (("scratch", 0), ("scratch", 1))
     write_tables(tmp_path / "b", Plan(study="b", strategies=SAME, missing=missing, **CALM))
     found = published(tmp_path)
-    assert "**fine_tune**: in 1 of the 3 rows above another is shown to be better." in default(found)
+    assert "**fine_tune**: in 1 of the 3 rows below another is shown to be better." in default(found)
     assert "[b](b/report.md) (2 runs)" in not_covered(found)
     assert "More than 200 training images" in not_covered(found)
 
