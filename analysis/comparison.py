@@ -41,6 +41,7 @@ class Comparison:
     dataset: Mapping[str, Any]
     metric: str  # the accuracy that decides, in words
     other_metrics: tuple[Metric, ...]  # beside it, where test classes differ by more than a tenth in size
+    baseline: float  # as of the tables
     draws: bool  # whether seeds draw their training images; where they train on all of them, they don't
     over: str  # what intervals over seeds speak of
 
@@ -68,14 +69,6 @@ class Comparison:
     def steady(self, frame: pd.DataFrame) -> pd.DataFrame:
         """The rows of a history or of drift that belong to final runs that did not diverge."""
         return frame.merge(where(self.tables.runs, status="ok")[KEY], on=KEY)
-
-    @property
-    def baseline(self) -> float:
-        """What always answering the largest class of the test images gets, in percent of the accuracy that decides."""
-        counts = np.bincount(self.tables.predictions.labels)
-        if self.tables.judge_by == "balanced_accuracy":
-            return 100 / np.count_nonzero(counts)
-        return 100 * float(counts.max()) / float(counts.sum())
 
     def of(self, per_class: int, strategy: str) -> dict[str, Any]:
         """The row of one strategy at one size."""
@@ -166,6 +159,7 @@ def compare(tables: Tables) -> Comparison:
         dataset=tables.provenance["dataset"],
         metric=METRICS[tables.judge_by],
         other_metrics=(other,) if max(counts) > 1.1 * min(counts) else (),
+        baseline=tables.baseline,
         draws=ALL not in sizes,
         over="runs on the same training images" if ALL in sizes else "draws of the training images",
     )

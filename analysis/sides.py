@@ -5,6 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from analysis.claims import Runs
+from analysis.paired import interval, points
 from analysis.tables import Tables, last, where
 
 
@@ -50,3 +51,9 @@ def diverged(runs: Runs, per_class: int, tables: Tables) -> str:
     cells = _cells(runs, per_class, tables)
     count = len(where(cells, status="diverged"))
     return f"{count} of {len(cells)} runs of {runs} diverged" if count else ""
+
+
+def idle(runs: Runs, per_class: int, tables: Tables) -> str:
+    """That these runs are not shown to beat one answer for all, in words; nothing where they are."""
+    judged = interval(points(_cells(runs, per_class, tables)["judged"]), tables.correlation(per_class))
+    return "" if judged.low > tables.baseline else f"{runs} is not shown to beat one answer for all"

@@ -72,6 +72,11 @@ class Situation:
         row = self.study.gain(self.size.per_class, strategy, other)
         return row if row and np.isfinite(row["difference"]) else {}
 
+    def told(self, strategy: str, other: str) -> bool:
+        """Whether a strategy is shown to be better than another, after correction."""
+        gain = self.gain(strategy, other)
+        return bool(gain) and not self.unjudged and gain["difference"] > 0 and gain["p_holm"] < ALPHA
+
 
 def published(reports: Path) -> list[Comparison]:
     """The published studies, none of the first edition: usual settings first, then images most like ImageNet's."""
@@ -105,7 +110,8 @@ def tuned(studies: Sequence[Comparison], strategy: str) -> str:
     if rate is None or not scales:
         return ""
     chosen = listed([f"{rate_text(rate * scale)} in {times}" for scale, times in sorted(scales.items())])
-    return f" Its rate (AdamW) is {rate_text(rate)} in the textbook; tuning chose {chosen} rows."
+    rows = f"of the {scales.total()} rows where it was tuned"
+    return f" Its rate (AdamW) is {rate_text(rate)} in the textbook; tuning chose {chosen} {rows}."
 
 
 def grid(studies: Sequence[Comparison], at: str = "") -> tuple[Table, Picture]:
@@ -128,10 +134,9 @@ def advice(one: Situation) -> tuple[str, ...]:
         return (f"open: {one.size.state}" if one.size.state != "decided" else "open", NONE, NONE, NONE, NONE)
     size = one.size.per_class
     row, gain = one.study.of(size, one.use), one.gain(one.use, REFERENCE)
-    told = gain and not one.unjudged and gain["p_holm"] < ALPHA
     others = sorted(one.size.advised[1:], key=lambda name: one.study.of(size, name)["seconds"])
     return (
-        f"**{one.use}**" if told else one.use,
+        f"**{one.use}**" if one.told(one.use, REFERENCE) else one.use,
         plus_minus(row["judged"], row["judged_low"], row["judged_high"], number),
         plus_minus(gain["difference"], gain["low"], gain["high"]) if gain else NONE,
         seconds(row["seconds"]),
@@ -200,8 +205,9 @@ def batch_norm(studies: Sequence[Comparison]) -> Picture | None:
     return Picture(
         "guide_batch_norm",
         "What frozen BatchNorm gains on updated BatchNorm, by study, images a class and strategy",
-        "Frozen BatchNorm, the default, minus updated, both tuned. 95% intervals, each of its pair alone: of "
-        f"{len(data)}, above zero {sum(data['low'] > 0)}, below {sum(data['high'] < 0)}.",
+        "Frozen BatchNorm, the default (neither statistics nor weights move), minus updated, each at its own rate. 95% "
+        f"intervals of each pair alone: {sum(data['low'] > 0)} of {len(data)} lie above zero, "
+        f"{sum(data['high'] < 0) or 'none'} below.",
         data,
         lambda: _drawn_gains(data),
     )

@@ -54,6 +54,14 @@ class Tables:
         return _judge_by(self.provenance)
 
     @property
+    def baseline(self) -> float:
+        """What always answering the largest class of the test images gets, in percent of the accuracy that decides."""
+        counts = np.bincount(self.predictions.labels)
+        if self.judge_by == "balanced_accuracy":
+            return 100 / np.count_nonzero(counts)
+        return 100 * float(counts.max()) / float(counts.sum())
+
+    @property
     def first_edition(self) -> bool:
         """Whether BatchNorm was updated in every strategy: its `fine_tune` is not the one that the claims speak of."""
         return any(int(environment["numerics_version"]) == 1 for environment in self.provenance["environments"])

@@ -11,7 +11,7 @@ import numpy as np
 
 from analysis.claims import METRICS, Claim, Described, Family, Part
 from analysis.power import ALPHA, CITABLE_FROM, DECIDED_FROM, POWER, seeds_needed, smallest_detectable
-from analysis.sides import diverged, still_awaited, values_of
+from analysis.sides import diverged, idle, still_awaited, values_of
 from analysis.statistics import Paired, equivalence, paired_difference
 from analysis.tables import ALL, Tables, size_name
 from analysis.tables import METRICS as ACCURACIES
@@ -28,7 +28,7 @@ class _Tested:
     overlap: float  # that the tests reckon with
     compared: str  # with what, where and over how many seeds
     halves: str  # of a gap: what training and test accuracy have to do with it
-    diverged: tuple[str, ...]
+    flags: tuple[str, ...]  # why a side may not be what the rule means
     holds: float  # p of the rule, where the mean lies on its side; 1 where it does not
     fails: float  # p of the contrary
 
@@ -78,7 +78,7 @@ def _verdict(claim: Claim, parts: Sequence[_Tested | None], family_size: int) ->
         reason = "the differences of all seeds are identical, so there is no spread to test against"
         return "open", reason, "runs that differ between seeds", None
     k = min(part.paired.k for part in tested)
-    flags = "".join(f"; {flag}" for part in tested for flag in part.diverged)
+    flags = "".join(f"; {flag}" for part in tested for flag in part.flags)
     few = f"; exploratory, as {k} seeds are fewer than {CITABLE_FROM}" if k < CITABLE_FROM else ""
     if claim.family == "exploratory" and not few:
         few = "; exploratory"
@@ -208,7 +208,7 @@ def _test(claim: Claim, part: Part, tables: Tables) -> _Tested | None:
     unit = f"points of {ACCURACIES[tables.judge_by]}" if part.metric == "judged" else part.unit
     change = "" if part.minus_at is None else f", less the same at {part.minus_at} a class"
     where = f"{size_name(claim.per_class)}{change}, {unit}, {paired.k} seeds"
-    flags = tuple(flag for side in runs[::-1] if (flag := diverged(side, claim.per_class, tables)))
+    flags = tuple(told for side in runs[::-1] for of in (diverged, idle) if (told := of(side, claim.per_class, tables)))
     compared, halves = f"{part.better} minus {part.worse} with {where}", _halves(claim.per_class, part, tables)
     return _Tested(part, paired, overlap, compared, halves, flags, holds, fails)
 

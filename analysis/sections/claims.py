@@ -24,15 +24,15 @@ def section(study: Comparison) -> Section | None:
         return None
     rows = []
     for claim, row in judged[:MOST]:
-        rule = shown(claim.rule.rstrip(".").split(" by at least ")[0])  # the margin stands in the last column
-        rows.append((_bold(claim, rule), _bold(claim, row["verdict"]), *_effect(claim, row)))
+        rule = _bold(claim, shown(claim.rule.rstrip(".")))
+        rows.append((rule, _bold(claim, row["verdict"]), _effect(claim, row)[0]))
     more = f" {len(judged) - MOST} more under [Claims](details.md#claims)." if len(judged) > MOST else ""
     predicted = any(claim.family == "claims" for claim, _ in judged)
     bold = "**Bold**: predicted before any run on these images; the others are exploratory. " if predicted else ""
     exploratory = "" if predicted else "All are exploratory: reasons to look further. "
-    verdicts = "*Supported*, *refuted*: shown to lie above, below the margin; *open*: neither. "
+    verdicts = "*Supported*, *refuted*: shown to hold, or not to, by as much as it says; *open*: neither. "
     words = f"{bold}{exploratory}{verdicts}Effect in points [95% interval].{more}"
-    table = Table(("Rule", "Verdict", "Effect", "Margin"), tuple(rows), frozenset({2, 3}))
+    table = Table(("Rule", "Verdict", "Effect"), tuple(rows), frozenset({2}))
     return Section("Rules of thumb", (table, words))
 
 
@@ -44,7 +44,7 @@ def details(study: Comparison) -> Section | None:
         return None
     rows = []
     for claim, row in judged:
-        said = [sentence(text.rstrip(".")) for text in (row["reason"], row["needs"]) if text]
+        said = [row["reason"], *(sentence(needs) for needs in (row["needs"],) if needs)]
         p = p_value(nan if row["p_adjusted"] is None else row["p_adjusted"])
         rows.append(
             (f"`{claim.id}`", _bold(claim, row["verdict"]), *_effect(claim, row), p, shown(". ".join(said) + "."))

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.comparison import REFERENCE, Comparison
-from analysis.markdown import NONE, Picture, Section, Table, bracket, shown, size_text, with_interval
+from analysis.markdown import NONE, Picture, Section, Table, bracket, counted, shown, size_text, with_interval
 from analysis.paired import by_seed
 from analysis.style import by_size, drawn, heat_map
 from analysis.tables import COLUMNS, METRICS, where
@@ -62,11 +62,11 @@ def _sensitivity(study: Comparison, recalls: pd.DataFrame) -> Iterator[str | Tab
             rows.append((*cells, *(with_interval(*of) for of in found), _classes(better), _classes(worse)))
     if pairs.empty:
         return
-    and_by = "".join(f" and by {METRICS[other]}" for other in others)
+    or_by = "".join(f" or by {METRICS[other]}" for other in others)
     yield (
-        f"{len(pairs) - len(rows)} of {len(pairs)} differences from `{REFERENCE}` read the same (better, worse or "
-        f"open, by the 95% interval of that one) on new test images{and_by}, and trade no class for another"
-        f"{'. The others, in points:' if rows else '.'}"
+        f"Of {counted(len(pairs), 'difference')} from `{REFERENCE}`, {len(rows) or 'none'} would be read otherwise "
+        f"(better, worse, open: each by its own 95% interval) on new test images{or_by}, or trade classes"
+        f"{', in points:' if rows else '.'}"
     )
     if rows:
         header = ["Strategy", "Images", study.metric.capitalize(), "New images"]

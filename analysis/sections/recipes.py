@@ -26,8 +26,9 @@ def section(study: Comparison) -> Section:
         judged = listed([f"{n:,} ({size_text(size)} a class)" for size in study.sizes if (n := study.judged_on(size))])
         caption = (
             f"Right of {judged} pilot predictions, % ({study.metric} decides), at scales of the rates, each about "
-            "three times the one before. Bold: chosen, on a climb from ×1 until the neighbours are worse; what lies "
-            "beyond decides nothing."
+            "three times the one before. Bold: chosen, on a climb from ×1 until the neighbours are worse (of equal "
+            "ones by log loss); what lies beyond decides nothing. Pilots draw images of their own and hold out a part: "
+            "no test accuracy, and labels that a user of so few has not."
         )
         body = (*body, "### Rates that were tried", tuned, caption)
     return Section("What each strategy is", body)

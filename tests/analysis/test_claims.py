@@ -102,6 +102,13 @@ def test_a_diverged_strategy_is_not_rewarded_and_is_flagged(tmp_path: Path) -> N
     assert "3 of 10 runs of fine_tune diverged" in entry["reason"]
 
 
+def test_a_side_that_is_not_shown_to_beat_one_answer_for_all_is_flagged(tmp_path: Path) -> None:
+    chance = Plan(strategies={"scratch": 0.65, "fine_tune": 0.8}, seeds=range(10))  # the largest class: 65.7%
+    entry = only([claim("fine_tune", "scratch")], frames(tmp_path, chance))
+    assert entry["verdict"] == "supported"
+    assert entry["reason"].endswith("; scratch is not shown to beat one answer for all")
+
+
 def test_p_values_are_multiplied_by_the_number_declared_of_a_family_whatever_ran(tmp_path: Path) -> None:
     names = {"scratch": 0.70, "feature_extraction": 0.715, "last_block": 0.72, "fine_tune": 0.71}
     given = frames(tmp_path, Plan(strategies=names, seeds=TEN))

@@ -73,6 +73,14 @@ def test_frozen_batch_norm_is_held_against_updated_wherever_both_ran(studies: li
     assert (data["low"] < data["gain"]).all()
 
 
+def test_freezing_is_advised_only_where_nothing_shows_it_to_lose(studies: list[Comparison], tmp_path: Path) -> None:
+    updated = {**FROZEN_WINS, "fine_tune": 0.74, "fine_tune_batch_norm_train": 0.8}
+    write_tables(tmp_path / "other", Plan(study="other", strategies=updated, **CALM))
+    for found, advised in ((studies, True), (published(tmp_path), False)):
+        (section,) = (section for section in guide.sections(found) if section.title.startswith("BatchNorm"))
+        assert (guide.KEEP_FROZEN in section.body) is advised
+
+
 def test_studies_that_ran_one_way_have_no_figure_of_batch_norm(tmp_path: Path) -> None:
     write_tables(tmp_path / "leaves", Plan(study="leaves", strategies={"scratch": 0.6, "fine_tune": 0.8}))
     assert batch_norm(published(tmp_path)) is None
@@ -161,7 +169,8 @@ def test_what_to_begin_with_is_most_often_unbeaten_and_what_is_missing_is_named(
     missing = (("scratch", 0), ("scratch", 1))
     write_tables(tmp_path / "b", Plan(study="b", strategies=SAME, missing=missing, **CALM))
     found = published(tmp_path)
-    assert "**fine_tune**: in 1 of the 3 rows below another is shown to be better." in default(found)
+    assert "**fine_tune**: of the 3 rows below, 2 show it to be better" in default(found)
+    assert "and 1 show another to be better than it." in default(found)
     assert "[b](b/report.md) (2 runs)" in not_covered(found)
     assert "More than 200 training images" in not_covered(found)
 
@@ -176,8 +185,8 @@ def test_the_rates_that_tuning_chose_are_counted_where_it_was_done(tmp_path: Pat
     written["parameters"]["lr_scales"]["10"]["feature_extraction"] = 3.0
     path.write_text(json.dumps(written), encoding="utf-8")
     found = published(tmp_path)
-    said = " Its rate (AdamW) is 1e-3 in the textbook; tuning chose 1e-3 in 1 and 3e-3 in 1 rows."
-    assert tuned(found, "feature_extraction") == said
+    said = " Its rate (AdamW) is 1e-3 in the textbook; tuning chose 1e-3 in 1 and 3e-3 in 1 of the 2 rows"
+    assert tuned(found, "feature_extraction") == f"{said} where it was tuned."
     assert tuned(found[1:], "feature_extraction") == ""
     assert tuned(found, "fine_tune") == ""  # each group has its own here
 
