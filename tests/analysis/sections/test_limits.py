@@ -43,6 +43,7 @@ def study_of(folder: Path, plan: dict[str, Any], **settings: object) -> Comparis
             {},
             "beat one answer for all**: `scratch` (100",
         ),
+        ({"epochs": 4}, {}, "**Few updates** with 100 images a class"),
         ({"flat": ("scratch", "fine_tune")}, {}, "**1 pair without a test**"),
         ({"environments": ({"device": "A"}, {"device": "B"}, {"device": "A"})}, {}, "measured once on 2 machines"),
         ({"environments": ({"commit": "0123456-dirty", "cells": 7}, {})}, {}, "**Uncommitted code.** 7 runs"),
@@ -65,6 +66,7 @@ def test_an_ordinary_study_has_no_line_on_what_did_not_happen(tmp_path: Path) ->
         "without a test",
         "Uncommitted",
         "Too few",
+        "Few updates",
         "No validation",
         "one answer for all",
     ):
