@@ -119,8 +119,8 @@ def _runs(study: Comparison) -> Iterator[str]:
     few = [size_name(size) for size in study.sizes if study.parameters["updates"][str(size)] < FEW_UPDATES]
     if random and few:
         yield (
-            f"**Few updates** with {listed(few)}: BatchNorm's running statistics lag behind weights that began at random, "
-            f"so {code(random)} may be judged below its worth."
+            f"**Few updates** with {listed(few)}: BatchNorm's running statistics lag behind weights that began at "
+            f"random, so {code(random)} may be judged below its worth."
         )
     diverged = int(study.strategies["diverged"].sum())
     if diverged:
