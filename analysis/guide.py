@@ -106,17 +106,14 @@ def decisions(studies: Sequence[Comparison]) -> Table:
     return Table(("Data", "Textbook's advice", "Judged as", "Verdict", "Studies"), tuple(rows))
 
 
-def reading(studies: Sequence[Comparison]) -> str:
+def reading() -> str:
     """What the words of the decisions mean."""
-    similar, different = (
-        listed([study.study for study in studies if (study.dataset["name"] in SIMILAR) == wanted]) or NONE
-        for wanted in (True, False)
-    )
     return (
-        "The textbook: a chapter on transfer learning, as `analysis/claims.yaml` tells its rules. "
-        f"Similar to ImageNet's photographs: {similar}; different: {different}. By study and images a class: points "
-        "that the first is better by, ± of that pair alone. *Holds*, *fails*: told apart so, or the other way round, "
-        "after correction over all pairs of that size, which is stricter; *open*: not told apart; *depends*: some "
+        "The textbook: a chapter on transfer learning, as `analysis/claims.yaml` tells its rules. Similar to "
+        f"ImageNet's photographs: {listed(SIMILAR)}; different: "
+        f"{listed([name for name in KINDS if name not in SIMILAR])}. By study and images a class: points that the "
+        "first is better by, ± of that pair alone. *Holds*, *fails*: told apart so, or the other way round, after "
+        "correction over all pairs of that size, which is stricter; *open*: not told apart; *depends*: some "
         f"each. No verdict: *{RERUNS}*, where every seed trained on all images, and *{FEW}*, under {CITABLE_FROM}. "
         "Where the textbook's two tables contradict each other, both rows stand. For different data the textbook "
         "knows small and large alone: from 1,000 images on, it is read as large."
@@ -137,7 +134,9 @@ def rules(studies: Sequence[Comparison]) -> Table:
                 if not any(decision.decides(p) and decision.covers(one) for decision in DECISIONS for p in claim.parts):
                     beside.add(rule)
     rows = [
-        (rule, *_summed(said)) for rule, said in found.items() if rule in beside and sum(map(len, said.values())) > 1
+        (rule, *_summed(said, brief=True))
+        for rule, said in found.items()
+        if rule in beside and sum(map(len, said.values())) > 1
     ]
     return Table(("Rule", "Verdict", "Studies"), tuple(rows))
 
@@ -146,8 +145,8 @@ def _linked(study: Comparison, per_class: int) -> str:
     return f"[{study.study} · {size_text(per_class)}]({study.study}/report.md)"
 
 
-def _summed(said: Mapping[str, Sequence[str]]) -> tuple[str, str]:
-    """The verdict of all studies, and which of them say what."""
+def _summed(said: Mapping[str, Sequence[str]], brief: bool = False) -> tuple[str, str]:
+    """The verdict of all studies, and which of them say what; brief: undecided ones as a number where others decide."""
     words = [word for word in (*WORDS.values(), FEW, RERUNS) if word in said]
     judged = [word for word in words if word in WORDS.values()]
     shown = [word for word in judged if word != "open"]
@@ -155,7 +154,9 @@ def _summed(said: Mapping[str, Sequence[str]]) -> tuple[str, str]:
     verdict = "**depends**" if len(shown) > 1 else f"**{next(iter(shown or judged), nothing)}**"
     if len(shown) == 1 and "open" in said:
         verdict += f" in {len(said[shown[0]])} of {sum(len(said[word]) for word in judged)}"
-    return verdict, "; ".join(f"{word}: {', '.join(said[word])}" for word in words) or NONE
+    named = shown if brief and shown else words
+    told = (f"{word}: {', '.join(said[word]) if word in named else len(said[word])}" for word in words)
+    return verdict.replace(" ", "\u00a0") if brief else verdict, "; ".join(told) or NONE
 
 
 def _formula(part: Part) -> str:
@@ -211,12 +212,16 @@ def default(studies: Sequence[Comparison]) -> str:
     if not often:
         return "Nothing is decided yet."
     first = max(strategy_order(list(often)), key=lambda name: often[name])
-    better = sum(one.told(first, REFERENCE) for one in decided)
-    return (
-        f"Begin with **{first}**: of the {counted(len(decided), 'row')} below, {better or 'none'} show it to be better "
-        f"than `{REFERENCE}`, and {len(decided) - often[first] or 'none'} show another to be better than it."
-        f"{tuned(studies, first)}"
+    judged = [one.told(first, REFERENCE) for one in decided if not one.unjudged]
+    better = (
+        f"better than `{REFERENCE}` in {sum(judged) or 'none'} of the {counted(len(judged), 'row')} that are judged "
+        f"({CITABLE_FROM} seeds or more, each with images of its own), and "
     )
+    lost = sum(first in (*one.size.beaten, *one.size.doubtful) for one in decided)
+    return (
+        f"Begin with **{first}**: it is shown to be {better * bool(judged)}worse than any other in {lost or 'none'} of "
+        f"the {len(decided)} below. {tuned(studies, first)}"
+    ).rstrip()
 
 
 def not_covered(studies: Sequence[Comparison]) -> str:
@@ -250,7 +255,7 @@ def sections(studies: Sequence[Comparison]) -> list[Section]:
     if gains:
         kept = [] if (gains.data["high"] < 0).any() else [KEEP_FROZEN]
         found.append(Section("BatchNorm: frozen or updated?", (*kept, gains)))
-    found.append(Section("The textbook's decision tables, row by row", (decisions(studies), reading(studies))))
+    found.append(Section("The textbook's decision tables, row by row", (decisions(studies), reading())))
     if judged.rows:
         found.append(Section("Other rules", (judged, MARGINS)))
     if answered:

@@ -111,7 +111,7 @@ def tuned(studies: Sequence[Comparison], strategy: str) -> str:
         return ""
     chosen = listed([f"{rate_text(rate * scale)} in {times}" for scale, times in sorted(scales.items())])
     rows = f"of the {scales.total()} rows where it was tuned"
-    return f" Its rate (AdamW) is {rate_text(rate)} in the textbook; tuning chose {chosen} {rows}."
+    return f"Its rate (AdamW) is {rate_text(rate)} in the textbook; tuning chose {chosen} {rows}."
 
 
 def grid(studies: Sequence[Comparison], at: str = "") -> tuple[Table, Picture]:
@@ -123,9 +123,9 @@ def grid(studies: Sequence[Comparison], at: str = "") -> tuple[Table, Picture]:
     for one in situations(studies):
         images = "; ".join([KINDS.get(one.study.dataset["name"], NONE), *_unusual(one.study, studies)])
         size = f"{size_text(one.size.per_class)} ({one.images:,})"
-        rows.append((one.link(one.study.study, at), images, size, *advice(one)))
-    header = ("Study", "Images", "Per class (in all)", "Use", "Accuracy, %", "Gain", "A run", "As good")
-    return Table(header, tuple(rows), frozenset({2, 4, 5, 6})), _heat_map(studies)
+        rows.append((f"{one.link(one.study.study, at)}: {images}", size, *advice(one)))
+    header = ("Study", "Per class (in all)", "Use", "Accuracy, %", "Gain", "A run", "As good")
+    return Table(header, tuple(rows), frozenset({1, 3, 4, 5})), _heat_map(studies)
 
 
 def advice(one: Situation) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from analysis.comparison import Comparison
-from analysis.markdown import Section, Table, code, counted, listed, number, sentence, shown, size_text
+from analysis.markdown import Section, Table, code, counted, listed, number, sentence, shown
 from analysis.power import CITABLE_FROM, DECIDED_FROM
 from analysis.tables import METRICS, Tables, size_name
 
@@ -101,7 +101,7 @@ def _runs(study: Comparison) -> Iterator[str]:
             "difference in all."
         )
     idle = [
-        f"`{name}` ({size_text(size.per_class)} a class)"
+        f"`{name}` ({size_name(size.per_class)})"
         for size in study.unbeaten
         for name in study.ran(size.per_class)
         if study.of(size.per_class, name)["judged_low"] <= study.baseline

@@ -6,7 +6,7 @@ import pytest
 
 from analysis import guide
 from analysis.comparison import Comparison
-from analysis.guide import decisions, default, mistakes, not_covered, questions, reading, rules
+from analysis.guide import decisions, default, mistakes, not_covered, questions, rules
 from analysis.situations import batch_norm, grid, published, tuned
 from analysis.tables import ALL, TablesError
 from tests.analysis.conftest import Plan, write_tables
@@ -41,16 +41,16 @@ def studies(reports: Path) -> list[Comparison]:
 
 def test_the_grid_has_a_row_a_situation_with_the_best_that_nothing_beats(studies: list[Comparison]) -> None:
     table, _ = grid(studies, "reports/")
-    assert [(row[0], row[2], row[3]) for row in table.rows] == [
-        ("[tomato](reports/tomato/report.md)", "10 (20)", "**fine_tune**"),
-        ("[tomato](reports/tomato/report.md)", "50 (100)", "**fine_tune**"),
-        ("[xray](reports/xray/report.md)", "10 (20)", "feature_extraction"),
-        ("[xray](reports/xray/report.md)", "100 (200)", "feature_extraction"),
+    assert [row[:3] for row in table.rows] == [
+        ("[tomato](reports/tomato/report.md): leaves, close", "10 (20)", "**fine_tune**"),
+        ("[tomato](reports/tomato/report.md): leaves, close", "50 (100)", "**fine_tune**"),
+        ("[xray](reports/xray/report.md): grey X-rays", "10 (20)", "feature_extraction"),
+        ("[xray](reports/xray/report.md): grey X-rays", "100 (200)", "feature_extraction"),
     ]
     gain = studies[0].gain(50, "fine_tune", "feature_extraction")
     half = gain["difference"] - gain["low"]
-    assert table.rows[1][5] == f"+{gain['difference']:.1f} ±{half:.1f}"
-    assert table.rows[3][5] == "–"
+    assert table.rows[1][4] == f"+{gain['difference']:.1f} ±{half:.1f}"
+    assert table.rows[3][4] == "–"
 
 
 def test_the_heat_map_shows_mean_differences_and_marks_what_nothing_beats(studies: list[Comparison]) -> None:
@@ -114,6 +114,17 @@ def test_a_rule_that_no_decision_says_everywhere_names_all_its_studies(tmp_path:
     assert told["`fine_tune` > `feature_extraction` + 2"] == ("**holds**", both)
 
 
+def test_rules_name_the_studies_that_decide_and_count_the_others(tmp_path: Path) -> None:
+    near = {**CALM, "seed_sd": 3.0, "run_sd": 3.0}
+    better = {"last_block": 0.5, "fine_tune": 0.9}
+    write_tables(tmp_path / "tomato", Plan(study="tomato", per_class=(50,), strategies=better, **CALM))
+    same = dict.fromkeys(better, 0.7)
+    write_tables(tmp_path / "xray", Plan(study="xray", per_class=(100,), strategies=same, **near))
+    told = {row[0]: row[1:] for row in rules(published(tmp_path)).rows}
+    one = ("**fails**\u00a0in\u00a01\u00a0of\u00a02", "fails: [tomato · 50](tomato/report.md); open: 1")
+    assert told["`last_block` > `fine_tune` + 1"] == one
+
+
 def test_a_decision_is_judged_on_data_of_its_kind_and_size_alone(studies: list[Comparison]) -> None:
     told = {row[:2]: (row[3], re.sub(r" [+−]\S+ ±\S+", " x", row[4] + " ")) for row in decisions(studies).rows}
     leaves = "[tomato · 10](tomato/report.md) x [tomato · 50](tomato/report.md) x "
@@ -122,8 +133,6 @@ def test_a_decision_is_judged_on_data_of_its_kind_and_size_alone(studies: list[C
     assert told["different, under 1,000", "feature extraction"] == ("**holds**", f"holds: {rays}")
     assert told["different, under 1,000", "careful fine-tuning"] == ("**fails**", f"fails: {rays}")
     assert told["similar, 1,000 to 10,000", "fine-tuning"] == ("**not tested**", "– ")
-    words = reading(studies)
-    assert "photographs: tomato; different: xray." in words
 
 
 def test_reruns_on_all_images_are_shown_and_judge_nothing(tmp_path: Path) -> None:
@@ -142,9 +151,9 @@ def test_fewer_than_ten_seeds_are_shown_and_judge_nothing(tmp_path: Path) -> Non
     verdict, shown = told["similar, under 1,000", "feature extraction only"]
     assert verdict == "**no verdict**"
     assert shown.startswith("few seeds: [tomato · 10](tomato/report.md) −")
-    assert grid(studies)[0].rows[0][3] == "fine_tune"  # not bold
+    assert grid(studies)[0].rows[0][2] == "fine_tune"  # not bold
     judged = {row[0]: row[1] for row in rules(studies).rows}
-    assert judged["`fine_tune` > `fine_tune_batch_norm_train` + 1"] == "**no verdict**"
+    assert judged["`fine_tune` > `fine_tune_batch_norm_train` + 1"] == "**no\u00a0verdict**"
 
 
 def test_mistakes_stand_in_order_of_what_they_cost(studies: list[Comparison]) -> None:
@@ -169,8 +178,8 @@ def test_what_to_begin_with_is_most_often_unbeaten_and_what_is_missing_is_named(
     missing = (("scratch", 0), ("scratch", 1))
     write_tables(tmp_path / "b", Plan(study="b", strategies=SAME, missing=missing, **CALM))
     found = published(tmp_path)
-    assert "**fine_tune**: of the 3 rows below, 2 show it to be better" in default(found)
-    assert "and 1 show another to be better than it." in default(found)
+    assert "it is shown to be better than `feature_extraction` in 2 of the 2 rows that are judged" in default(found)
+    assert "and worse than any other in 1 of the 3 below." in default(found)
     assert "[b](b/report.md) (2 runs)" in not_covered(found)
     assert "More than 200 training images" in not_covered(found)
 
@@ -185,7 +194,7 @@ def test_the_rates_that_tuning_chose_are_counted_where_it_was_done(tmp_path: Pat
     written["parameters"]["lr_scales"]["10"]["feature_extraction"] = 3.0
     path.write_text(json.dumps(written), encoding="utf-8")
     found = published(tmp_path)
-    said = " Its rate (AdamW) is 1e-3 in the textbook; tuning chose 1e-3 in 1 and 3e-3 in 1 of the 2 rows"
+    said = "Its rate (AdamW) is 1e-3 in the textbook; tuning chose 1e-3 in 1 and 3e-3 in 1 of the 2 rows"
     assert tuned(found, "feature_extraction") == f"{said} where it was tuned."
     assert tuned(found[1:], "feature_extraction") == ""
     assert tuned(found, "fine_tune") == ""  # each group has its own here
