@@ -30,6 +30,7 @@ from analysis.situations import (
     published,
     situations,
     tuned,
+    usual,
 )
 from analysis.tables import ALL, TablesError, where
 
@@ -85,8 +86,8 @@ MARGINS = (
 )
 EDITIONS = (
     "The first edition, in the history of this repository, updated BatchNorm in every strategy and judged its rates on "
-    "as few as 8 images. In this one the search for rates was mended with results known; the reports of eurosat and of "
-    "xray say what that changed."
+    "as few as 8 images. In this one the search for rates was mended after results had been seen; the reports of "
+    "eurosat and of xray say what that changed."
 )
 
 
@@ -146,14 +147,15 @@ def _linked(study: Comparison, per_class: int) -> str:
 
 
 def _summed(said: Mapping[str, Sequence[str]], brief: bool = False) -> tuple[str, str]:
-    """The verdict of all studies, and which of them say what; brief: undecided ones as a number where others decide."""
+    """The verdict of all studies, and which of them say what; brief: of those that say nothing, how many."""
     words = [word for word in (*WORDS.values(), FEW, RERUNS) if word in said]
     judged = [word for word in words if word in WORDS.values()]
     shown = [word for word in judged if word != "open"]
     nothing = "no verdict" if words else "not tested"
     verdict = "**depends**" if len(shown) > 1 else f"**{next(iter(shown or judged), nothing)}**"
     if len(shown) == 1 and "open" in said:
-        verdict += f" in {len(said[shown[0]])} of {sum(len(said[word]) for word in judged)}"
+        verdict += f" in {len(said[shown[0]])}, open in {len(said['open'])}"
+        words = [word for word in words if not brief or word != "open"]
     named = shown if brief and shown else words
     told = (f"{word}: {', '.join(said[word]) if word in named else len(said[word])}" for word in words)
     return verdict.replace(" ", "\u00a0") if brief else verdict, "; ".join(told) or NONE
@@ -219,8 +221,8 @@ def default(studies: Sequence[Comparison]) -> str:
     )
     lost = sum(first in (*one.size.beaten, *one.size.doubtful) for one in decided)
     return (
-        f"Begin with **{first}**: it is shown to be {better * bool(judged)}worse than any other in {lost or 'none'} of "
-        f"the {len(decided)} below. {tuned(studies, first)}"
+        f"Begin with **{first}**: it is shown to be {better * bool(judged)}worse than another in {lost or 'none'} of "
+        f"all {len(decided)}. {tuned(studies, first)}"
     ).rstrip()
 
 
@@ -243,11 +245,12 @@ def sections(studies: Sequence[Comparison]) -> list[Section]:
     """The whole guide."""
     table, picture = grid(studies)
     words = (
-        f"Use: the highest mean of those framed, bold where {CITABLE_FROM} seeds or more tell it apart from "
-        f"`{REFERENCE}` after correction over all pairs of its row, which is stricter than a frame; as good: the "
-        "fastest of the others framed, which proves no equality. ±: 95% interval over seeds; with all images over "
-        "reruns alone, which speak of no other images. A run: one training, tuning not counted. Accuracy is balanced "
-        f"where test classes are uneven. [What each strategy is]({studies[0].study}/details.md#what-each-strategy-is)."
+        f"All with {usual(studies)}, where the study does not say otherwise. Use: the highest mean of those framed, "
+        f"bold where {CITABLE_FROM} seeds or more tell it apart from `{REFERENCE}` after correction over all pairs of "
+        "its row, which is stricter than a frame; as good: the fastest of the others framed, which proves no equality. "
+        "±: 95% interval over seeds; with all images over reruns alone, which speak of no other images. A run: one "
+        "training, tuning not counted. Accuracy is balanced where test classes are uneven. "
+        f"[What each strategy is]({studies[0].study}/details.md#what-each-strategy-is)."
     )
     yours = "`make own FOLDER=…` compares it with the others on your images ([README](../README.md))."
     found = [Section("", (f"{default(studies)} {yours}", picture, table, words))]

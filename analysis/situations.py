@@ -25,8 +25,8 @@ from analysis.unbeaten import Unbeaten
 NOT_PUBLISHED = {"quick"}  # made on every machine anew
 # What the images of a data set show, those most like ImageNet's first: the order of the rows.
 KINDS: Mapping[str, str] = {
-    "CIFAR-10 (JPEG copy)": "objects, tiny",
-    "PlantVillage tomato": "leaves, close",
+    "CIFAR-10 (JPEG copy)": "tiny photos",
+    "PlantVillage tomato": "leaves",
     "EuroSAT": "land from above",
     "chest X-ray": "grey X-rays",
     "ELPV": "grey solar cells",
@@ -87,10 +87,18 @@ def published(reports: Path) -> list[Comparison]:
     return sorted(studies, key=lambda s: (bool(_unusual(s, studies)), place.get(s.dataset["name"], len(place))))
 
 
+def _most(studies: Sequence[Comparison]) -> dict[str, Any]:
+    return {key: Counter(s.parameters["study"][key] for s in studies).most_common(1)[0][0] for key in SETTINGS}
+
+
+def usual(studies: Sequence[Comparison]) -> str:
+    """The settings of most studies: `efficientnet_lite0, 96 px and 20 epochs`."""
+    return listed([f"{value}{SETTINGS[key]}" for key, value in _most(studies).items()])
+
+
 def _unusual(study: Comparison, studies: Sequence[Comparison]) -> list[str]:
     """The settings in which a study differs from most."""
-    mine = study.parameters["study"]
-    most = {key: Counter(s.parameters["study"][key] for s in studies).most_common(1)[0][0] for key in SETTINGS}
+    mine, most = study.parameters["study"], _most(studies)
     return [f"{mine[key]}{unit}" for key, unit in SETTINGS.items() if mine[key] != most[key]]
 
 
