@@ -15,7 +15,7 @@ import pytest
 from pipeline import cluster, execution
 from pipeline.cluster import ClusterError
 from pipeline.stages.progress import Progress
-from tests.dask_cluster import Cluster, started
+from tests.dask_cluster import Cluster, first_is_done, started
 from tests.pipeline.test_cluster import study as study
 from tests.pipeline.test_cluster import trained
 from tests.pipeline.test_execution import learned, sleeps, unheard
@@ -86,15 +86,18 @@ def test_a_job_that_ends_every_worker_is_said_to_lack_memory(workers: Cluster) -
         list(cluster.each(kills, [0], unheard))
 
 
-def test_a_lost_scheduler_is_one_line_and_finished_jobs_are_kept(workers: Cluster) -> None:
+def test_a_lost_scheduler_is_one_line_and_finished_jobs_are_kept(
+    workers: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     finished = []
     since = time.monotonic()
     with pytest.raises(ClusterError, match="scheduler was lost") as caught:  # noqa: PT012
-        for job, _ in cluster.each(sleeps, [0.0, 600.0, 601.0], unheard):
+        for job, _ in cluster.each(first_is_done, range(3), unheard):
             finished.append(job)
             workers.scheduler.kill()
             since = time.monotonic()
-    assert finished == [0.0]
+    assert len(finished) == 1
     assert time.monotonic() - since < 20
     assert "\n" not in str(caught.value)
 
@@ -121,11 +124,11 @@ import signal
 from pathlib import Path
 from pipeline import cluster
 from pipeline.stages import command
-from tests.dask_cluster import reports_for_ever
+from tests.dask_cluster import first_is_done
 
 def stage():
     signal.signal(signal.SIGINT, signal.default_int_handler)  # also where the tests run in the background
-    for job, _ in cluster.each(reports_for_ever, range(8), lambda job, value: Path(f"busy{job}").touch()):
+    for job, _ in cluster.each(first_is_done, range(8), lambda job, value: Path(f"busy{job}").touch()):
         Path(f"finished{job}").touch()
 
 command.main(stage, "", ())
@@ -142,7 +145,7 @@ def test_ctrl_c_ends_a_stage_within_seconds_keeps_what_is_finished_and_frees_the
     )  # fmt: skip
     try:
         until = time.monotonic() + 120
-        while not ((tmp_path / "finished0").exists() and len(list(tmp_path.glob("busy*"))) >= 2):
+        while not (any(tmp_path.glob("finished*")) and len(list(tmp_path.glob("busy*"))) >= 2):
             assert time.monotonic() < until
             assert stage.poll() is None, stage.communicate()
             time.sleep(0.05)
@@ -151,9 +154,10 @@ def test_ctrl_c_ends_a_stage_within_seconds_keeps_what_is_finished_and_frees_the
         told = stage.communicate(timeout=60)[1]
     finally:
         stage.kill()
+        stage.communicate()
     assert time.monotonic() - since < 10
     assert stage.returncode == 1
     assert "Traceback" not in told, told
-    assert {path.name for path in tmp_path.glob("finished*")} == {"finished0"}
+    assert len(list(tmp_path.glob("finished*"))) == 1
     assert dict(cluster.each(sleeps, [0.0, 0.1], unheard)) == {0.0: 0.0, 0.1: 0.1}
     assert time.monotonic() - since < 60  # the workers have stopped
