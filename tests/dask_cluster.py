@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+FIRST = Path("first")
+
 
 class Cluster:
     """A scheduler and its workers."""
@@ -65,12 +67,12 @@ def started(folder: Path, workers: int = 2) -> Iterator[Cluster]:
 
 
 def first_is_done(job: int, report: Callable[[int], None]) -> int:
-    """The first to begin in a folder is done at once, the others last longer than a test waits.
+    """The first to begin in a folder is done at once and writes its number, the others last longer than a test waits.
 
     Whichever that is: Dask keeps no order while workers are still joining.
     """
-    with contextlib.suppress(FileExistsError):
-        Path("begun").touch(exist_ok=False)
+    with contextlib.suppress(FileExistsError), FIRST.open("x", encoding="utf-8") as first:
+        first.write(str(job))
         return job
     until = time.monotonic() + 120
     while time.monotonic() < until:

@@ -19,7 +19,7 @@ from pipeline.stages import cells, prepare, subset, tune
 from pipeline.stages.noted import PreparedError
 from pipeline.strategies import Cell
 from tests.conftest import write_image_folder
-from tests.dask_cluster import Cluster, first_is_done, started
+from tests.dask_cluster import FIRST, Cluster, first_is_done, started
 from tests.pipeline.test_execution import fails_at_2, fails_unreadably, learned, sleeps, tensor, unheard
 from tests.test_end_to_end import PARAMS, run_bytes
 
@@ -117,7 +117,7 @@ def test_a_caller_that_leaves_frees_the_workers(
     monkeypatch.chdir(tmp_path)
     endless = cluster.each(first_is_done, range(3), unheard)
     since = time.monotonic()
-    next(endless)
+    assert next(endless)[0] == int(FIRST.read_text(encoding="utf-8"))
     endless.close()  # type: ignore[attr-defined]
     assert dict(cluster.each(sleeps, [0.0, 0.1], unheard)) == {0.0: 0.0, 0.1: 0.1}
     assert time.monotonic() - since < 60
