@@ -176,7 +176,7 @@ def read_provenance(path: Path) -> dict[str, Any]:
             raise TablesError(f"{path} has no {name!r}; it should have {', '.join(_NEEDED)}")
     _expect_shape(provenance, path)
     for environment in provenance["environments"]:
-        for field in (*SAME_EVERYWHERE[:-1], "commit", "command", "cells"):  # the first edition had one precision
+        for field in (*SAME_EVERYWHERE, "commit", "command", "cells"):
             if field not in environment:
                 raise TablesError(f"{path}: an environment has no {field!r}; every one should")
     for field in SAME_EVERYWHERE:
@@ -200,6 +200,9 @@ def _expect_shape(provenance: Mapping[str, Any], path: Path) -> None:
         block = provenance[above] if above else provenance
         if name in block or place not in _MAY_MISS:
             expect(place, block.get(name), isinstance(block.get(name), kind), _KINDS[kind])
+    judged = provenance["parameters"].get("judge_by")
+    known = ("accuracy", "balanced_accuracy")
+    expect("parameters.judge_by", judged, judged in known, " or ".join(known))
     blocks = {f"parameters.{name}": provenance["parameters"].get(name, {}) for name in ("strategies", "lr_scales")}
     parts = {"environments": provenance["environments"], **{place: of.values() for place, of in blocks.items()}}
     for place, values in parts.items():

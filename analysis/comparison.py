@@ -138,7 +138,7 @@ def compare(tables: Tables) -> Comparison:
     candidates = [name for name in names if name in default]
     ledger = load_claims()
     verdicts = {row["id"]: row for row in judge(ledger, tables)}
-    mine = tuple(claim for claim in ledger if claim.study == tables.study and not tables.first_edition)
+    mine = tuple(claim for claim in ledger if claim.study == tables.study)
     counts = tables.provenance["dataset"]["test_class_counts"]
     other: Metric = "accuracy" if tables.judge_by == "balanced_accuracy" else "balanced_accuracy"
     return Comparison(

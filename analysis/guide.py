@@ -80,6 +80,15 @@ DECISIONS = (
     Decision("different, 1,000 and more", False, 1e3, inf, "from scratch", "scratch", "fine_tune"),
 )
 KEEP_FROZEN = "Keep it frozen: nowhere is that shown to lose, and a step costs less."
+READING = (
+    "The textbook: a chapter on transfer learning, as `analysis/claims.yaml` tells its rules. Similar to "
+    f"ImageNet's photographs: {listed(SIMILAR)}; different: {listed([name for name in KINDS if name not in SIMILAR])}. "
+    "By study and images a class: points that the first is better by, ± of that pair alone. *Holds*, *fails*: told "
+    "apart so, or the other way round, after correction over all pairs of that size, which is stricter; *open*: not "
+    f"told apart; *depends*: some each. No verdict: *{RERUNS}*, where every seed trained on all images, and *{FEW}*, "
+    f"under {CITABLE_FROM}. Where the textbook's two tables contradict each other, both rows stand. For different data "
+    "the textbook knows small and large alone: from 1,000 images on, it is read as large."
+)
 MARGINS = (
     "`a` > `b` + 1: better by at least a point; − 2: worse by 2 at most. Margins were fixed before the runs; *holds*, "
     "*fails*: shown to lie above the margin, below it."
@@ -105,20 +114,6 @@ def decisions(studies: Sequence[Comparison]) -> Table:
         rule = f"`{decision.better}` > `{decision.worse}`"
         rows.append((decision.data, decision.advice, rule, *_summed(said)))
     return Table(("Data", "Textbook's advice", "Judged as", "Verdict", "Studies"), tuple(rows))
-
-
-def reading() -> str:
-    """What the words of the decisions mean."""
-    return (
-        "The textbook: a chapter on transfer learning, as `analysis/claims.yaml` tells its rules. Similar to "
-        f"ImageNet's photographs: {listed(SIMILAR)}; different: "
-        f"{listed([name for name in KINDS if name not in SIMILAR])}. By study and images a class: points that the "
-        "first is better by, ± of that pair alone. *Holds*, *fails*: told apart so, or the other way round, after "
-        "correction over all pairs of that size, which is stricter; *open*: not told apart; *depends*: some "
-        f"each. No verdict: *{RERUNS}*, where every seed trained on all images, and *{FEW}*, under {CITABLE_FROM}. "
-        "Where the textbook's two tables contradict each other, both rows stand. For different data the textbook "
-        "knows small and large alone: from 1,000 images on, it is read as large."
-    )
 
 
 def rules(studies: Sequence[Comparison]) -> Table:
@@ -258,7 +253,7 @@ def sections(studies: Sequence[Comparison]) -> list[Section]:
     if gains:
         kept = [] if (gains.data["high"] < 0).any() else [KEEP_FROZEN]
         found.append(Section("BatchNorm: frozen or updated?", (*kept, gains)))
-    found.append(Section("The textbook's decision tables, row by row", (decisions(studies), reading())))
+    found.append(Section("The textbook's decision tables, row by row", (decisions(studies), READING)))
     if judged.rows:
         found.append(Section("Other rules", (judged, MARGINS)))
     if answered:
@@ -269,10 +264,7 @@ def sections(studies: Sequence[Comparison]) -> list[Section]:
 
 def write(reports: Path) -> None:
     """Write guide.md and its figures into the folder of the reports. Raises TablesError where no study is there."""
-    studies = published(reports)
-    if not studies:
-        raise TablesError(f"{reports} holds no published study of this edition; run `dvc repro`")
-    content = sections(studies)
+    content = sections(published(reports))
     with replacing(reports) as new:
         write_pictures(content, new / "figures")
         (new / "guide.md").write_bytes(page("Which strategy for which images?", content).encode())

@@ -158,9 +158,8 @@ def benchmarks(base: dict[str, Any], head: dict[str, Any]) -> dict[str, float]:
 
 def compare(base: Tables, head: Tables) -> list[Change]:
     """The verdicts on two checked studies. Raises TablesError where their runs are not the same cells."""
-    if base.study != head.study or base.first_edition != head.first_edition:
-        names = [f"{tables.study}{' (first edition)' * tables.first_edition}" for tables in (base, head)]
-        raise TablesError(f"{' and '.join(names)} are not the same study; strategies of one name are other ones there")
+    if base.study != head.study:
+        raise TablesError(f"{base.study} and {head.study} are not the same study")
     if base.provenance["dataset"]["sha256"] != head.provenance["dataset"]["sha256"] or not np.array_equal(
         np.sort(base.predictions.ids), np.sort(head.predictions.ids)
     ):

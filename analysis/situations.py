@@ -19,7 +19,7 @@ from analysis.comparison import REFERENCE, Comparison, compare
 from analysis.markdown import NONE, Picture, Table, listed, number, plus_minus, rate_text, seconds, signed, size_text
 from analysis.paired import BATCH_NORM_TRAIN, DEFAULT_ORDER, strategy_order
 from analysis.power import ALPHA, CITABLE_FROM
-from analysis.tables import load
+from analysis.tables import TablesError, load
 from analysis.unbeaten import Unbeaten
 
 NOT_PUBLISHED = {"quick"}  # made on every machine anew
@@ -79,10 +79,11 @@ class Situation:
 
 
 def published(reports: Path) -> list[Comparison]:
-    """The published studies, none of the first edition: usual settings first, then images most like ImageNet's."""
+    """The published studies: usual settings first, then images most like ImageNet's. Raises TablesError for none."""
     folders = sorted(path.parent for path in reports.glob("*/provenance.json"))
-    tables = [load(folder) for folder in folders if folder.name not in NOT_PUBLISHED]
-    studies = [compare(each) for each in tables if not each.first_edition]
+    studies = [compare(load(folder)) for folder in folders if folder.name not in NOT_PUBLISHED]
+    if not studies:
+        raise TablesError(f"{reports} holds no published study; run `dvc repro`")
     place = {name: place for place, name in enumerate(KINDS)}
     return sorted(studies, key=lambda s: (bool(_unusual(s, studies)), place.get(s.dataset["name"], len(place))))
 

@@ -51,7 +51,8 @@ class Tables:
     @property
     def judge_by(self) -> Metric:
         """The accuracy that decides: in the pairs, the set that nothing beats, the answer and the figures."""
-        return _judge_by(self.provenance)
+        found: Metric = self.provenance["parameters"]["judge_by"]
+        return found
 
     @property
     def baseline(self) -> float:
@@ -60,11 +61,6 @@ class Tables:
         if self.judge_by == "balanced_accuracy":
             return 100 / np.count_nonzero(counts)
         return 100 * float(counts.max()) / float(counts.sum())
-
-    @property
-    def first_edition(self) -> bool:
-        """Whether BatchNorm was updated in every strategy: its `fine_tune` is not the one that the claims speak of."""
-        return any(int(environment["numerics_version"]) == 1 for environment in self.provenance["environments"])
 
     @property
     def tuned(self) -> bool:
@@ -129,7 +125,7 @@ def load(folder: Path) -> Tables:
     predictions = read_predictions(folder / "predictions.npz")
     check_predictions(predictions, tables, provenance, folder)
     checks.check_overlap(declared, provenance, folder / "provenance.json")
-    judged = COLUMNS[_judge_by(provenance)]
+    judged = COLUMNS[provenance["parameters"]["judge_by"]]
     for role in TESTED_ROLES:
         # To the last digit, so that rounding in a file never makes a spread where differences are identical.
         exact = predictions.accuracies(tables[role]["fingerprint"].tolist()) if len(tables[role]) else {}
@@ -182,8 +178,3 @@ def in_order(sizes: Iterable[Any]) -> list[int]:
 def group_rates(rates: Mapping[str, float]) -> dict[str, float]:
     """The rate of each layer group that learns in a phase, whose rates are given by group or for `all` the others."""
     return {group: rates[group if group in rates else "all"] for group in GROUPS if group in rates or "all" in rates}
-
-
-def _judge_by(provenance: Mapping[str, Any]) -> Metric:
-    """The first edition judged all studies by plain accuracy."""
-    return "balanced_accuracy" if provenance["parameters"].get("judge_by") == "balanced_accuracy" else "accuracy"

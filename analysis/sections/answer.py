@@ -8,10 +8,6 @@ from analysis.paired import no_test
 from analysis.unbeaten import Unbeaten
 
 SLOWER = 1.5  # times: a member of the set that takes longer than this is worth its own time in the table
-OUT_OF_DATE = (  # stands above all numbers of the first edition
-    "**Out of date**: this is the first edition, which updated BatchNorm in training. Today's strategies keep it"
-    " frozen, which makes fine-tuning better and may change the order; the study is to be trained anew."
-)
 UNDECIDED = {
     "pool too small": "nothing is tested: this pool is too small",
     "too few seeds": "too few seeds to tell",
@@ -29,8 +25,7 @@ def section(study: Comparison) -> Section:
         ", tuning not counted. *As good*: no 95% interval shows another to beat it either, which proves no equality. "
         f"`make model STUDY={study.study}` trains what is advised at the largest size, on all training images."
     )
-    warning = [OUT_OF_DATE] if study.tables.first_edition else []
-    return Section("", (setting(study), *warning, table(study), reading))
+    return Section("", (setting(study), table(study), reading))
 
 
 def setting(study: Comparison) -> str:

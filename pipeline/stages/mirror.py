@@ -61,7 +61,7 @@ def as_experiment(study: str, place: Path) -> Experiment:
     dataset = DatasetInput(data["name"], data["sha256"], data["source"], images, len(data["classes"]))
     given = {key: str(parameters["study"][key]) for key in GIVEN if key in parameters["study"]}
     shared = {"dataset": dataset.name, **given}
-    judged = f"test/{parameters.get('judge_by', 'accuracy')}"
+    judged = f"test/{parameters['judge_by']}"
     curves = _curves(place / "history.csv")
     runs = [_run(row, curves.get(_cell(row), ()), shared) for table in TABLES for row in _rows(place / table)]
     return Experiment(

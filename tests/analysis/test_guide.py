@@ -6,7 +6,7 @@ import pytest
 
 from analysis import guide
 from analysis.comparison import Comparison
-from analysis.guide import decisions, default, mistakes, not_covered, questions, reading, rules
+from analysis.guide import READING, decisions, default, mistakes, not_covered, questions, rules
 from analysis.situations import batch_norm, grid, published, tuned
 from analysis.tables import ALL, TablesError
 from tests.analysis.conftest import Plan, write_tables
@@ -134,7 +134,7 @@ def test_a_decision_is_judged_on_data_of_its_kind_and_size_alone(studies: list[C
     assert told["different, under 1,000", "careful fine-tuning"] == ("**fails**", f"fails: {rays}")
     assert told["similar, 1,000 to 10,000", "fine-tuning"] == ("**not tested**", "– ")
     kinds = "photographs: CIFAR-10 (JPEG copy) and PlantVillage tomato; different: EuroSAT, chest X-ray and ELPV."
-    assert kinds in reading()
+    assert kinds in READING
 
 
 def test_reruns_on_all_images_are_shown_and_judge_nothing(tmp_path: Path) -> None:

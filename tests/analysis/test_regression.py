@@ -159,7 +159,6 @@ def test_tables_that_lost_2_points_or_half_their_speed_fail(tmp_path: Path, caps
     ("other", "said"),
     [
         (replace(PLAN, study="other"), "not the same study"),
-        (replace(PLAN, environments=[{"numerics_version": 1}]), "first edition"),
         (replace(PLAN, classes={"functional": 431, "defective": 220}), "other images"),
         (replace(PLAN, seeds=(7, 8)), "no cell has a run at both"),
     ],

@@ -88,6 +88,15 @@ def test_tables_that_do_not_say_how_much_draws_share_are_refused(small: Path) ->
         load(small)
 
 
+def test_tables_that_do_not_say_which_accuracy_decides_are_refused(small: Path) -> None:
+    path = small / "provenance.json"
+    provenance = json.loads(path.read_text())
+    del provenance["parameters"]["judge_by"]
+    path.write_text(json.dumps(provenance))
+    with pytest.raises(TablesError, match=r"judge_by is None, and should be accuracy or balanced_accuracy"):
+        load(small)
+
+
 def test_two_names_for_one_training_may_share_a_fingerprint(small: Path) -> None:
     runs = pd.read_csv(small / "runs.csv")
     first, other = (runs[runs["strategy"] == name].iloc[0] for name in runs["strategy"].unique()[:2])
