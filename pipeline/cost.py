@@ -18,7 +18,7 @@ from pipeline.strategies import GROUPS, Cell, Phase, Precision, Role, Strategy, 
 from pipeline.training import Images, Task
 from pipeline.tuning import FEW_IMAGES, GRID, PILOT_SEEDS
 
-STEPS = 4  # of each kind: the first warms up, the last is followed by an evaluation
+STEPS = 5  # of each kind: the first warms up, a GPU records the second, the last is followed by an evaluation
 HEAD_STEP = 2e-4  # seconds: a step of a head alone on kept features, of one cell in a batch of them
 # How many scales a climb tries, by how far it looks beyond its best; at least 3 + 2 or 3 + 4 where the best is inside.
 TRIED = {"many images": 4.5, "few images": 6.0}
@@ -198,7 +198,7 @@ def _timed(job: _Job, report: Callable[[int], None]) -> tuple[float, float, floa
         run = training.Training(task, device, state)
         built = time.perf_counter() - since
         ends = [time.perf_counter() for _ in run.phase(1, strategy.phases[0], STEPS, 0)]
-        step = statistics.fmean(later - earlier for earlier, later in pairwise(ends[:-1]))
+        step = statistics.fmean(later - earlier for earlier, later in pairwise(ends[1:-1]))
         kept = run.kept(some, run.train_images, job.step.start, 1)
         since = time.perf_counter()
         run.record(1, STEPS, "val", run.train_images, kept)

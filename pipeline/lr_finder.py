@@ -60,11 +60,12 @@ def explore(training: Training, phase: Phase) -> RangeTest:
         training.model.eval()
         views = prefix.views(strategy.augmentation) or 1
         kept = training.kept(task.train, training.train_images, prefix.start_of(strategy, phase), views)
+        learn = training.learner(optimizer, kept)
         phases.set_training(training.model, phase, strategy)
         for step, (positions, epoch) in zip(range(STEPS), _batches(task), strict=False):
             phases.set_rates(optimizer, phase, float(scales[step]))
             torch.manual_seed(seed_of("range test", task.cell.seed, step))
-            losses.append(training.step(optimizer, kept, positions, epoch)[0].item())
+            losses.append(training.step(learn, kept, positions, epoch)[0].item())
             if _has_diverged(losses):
                 break
     return judge(scales[: len(losses)].tolist(), losses)

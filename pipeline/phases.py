@@ -75,7 +75,11 @@ def optimizer(model: GroupedModel, phase: Phase, strategy: Strategy) -> torch.op
     groups: list[dict[str, Any]] = [
         {"params": learning[name], "lr": phase.rates[name], "name": name} for name in phase.learning if learning[name]
     ]
-    return torch.optim.AdamW(groups, weight_decay=WEIGHT_DECAY, fused=True)
+    device = next(model.parameters()).device
+    if on_gpu := device.type == "cuda":
+        for group in groups:
+            group["lr"] = torch.tensor(group["lr"], device=device)  # where a CUDA graph reads it anew at every step
+    return torch.optim.AdamW(groups, weight_decay=WEIGHT_DECAY, fused=True, capturable=on_gpu)
 
 
 def rate_factor(step: int, steps: int) -> float:
@@ -89,7 +93,11 @@ def rate_factor(step: int, steps: int) -> float:
 def set_rates(optimizer: torch.optim.Optimizer, phase: Phase, factor: float) -> None:
     """Set every parameter group to its rate times `factor`."""
     for group in optimizer.param_groups:
-        group["lr"] = phase.rates[group["name"]] * factor
+        rate = phase.rates[group["name"]] * factor
+        if isinstance(group["lr"], torch.Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
 
 
 def trainable_parameters(model: GroupedModel, phase: Phase, strategy: Strategy) -> int:

@@ -23,6 +23,7 @@ from pipeline.errors import UserError
 from pipeline.evaluation import Metrics
 from pipeline.preprocessing import Preprocessing
 from pipeline.randomness import numpy_stream, seed_of, torch_stream
+from pipeline.replay import Replayed
 from pipeline.strategies import BACKBONES, GROUPS, Cell, Phase, Precision, Strategy, epochs_of_phases
 
 NUMERICS_VERSION = 2  # raise by hand whenever the numbers of a run can change; every cell is then trained anew
@@ -223,6 +224,7 @@ class Training:
         self.head_phase_end: dict[str, Tensor] = {}  # all weights and buffers, where the strategy goes back to them
         self.train_images = task.train.at(device, self.preprocessing)
         self.watched = task.watched.at(device, self.preprocessing)
+        self.outputs: dict[str, Replayed] = {}  # of the model, by the group that they start from
         self.history: list[HistoryRow] = []
         self.drift: list[DriftRow] = []
         self.seconds = 0.0
@@ -258,7 +260,7 @@ class Training:
         kept = self.kept(task.train, self.train_images, start, prefix.views(strategy.augmentation) or 1)
         self.seconds += self.clock() - since
         watched = self.kept(task.watched, self.watched, start, 1)
-        batches = math.ceil(images / task.batch_size)
+        learn, batches = self.learner(optimizer, kept), math.ceil(images / task.batch_size)
         steps = batches * epochs
         for epoch in range(epochs_before + 1, epochs_before + epochs + 1):
             since = self.clock()
@@ -270,7 +272,7 @@ class Training:
                 step = (epoch - epochs_before - 1) * batches + number_in_epoch
                 phases.set_rates(optimizer, phase, phases.rate_factor(step, steps))
                 torch.manual_seed(seed_of("dropout", task.cell.seed, self.steps_done))
-                of_batch, right_of_batch = self.step(optimizer, kept, positions, epoch)
+                of_batch, right_of_batch = self.step(learn, kept, positions, epoch)
                 loss += of_batch * len(positions)
                 right += right_of_batch
             seen = loss.item() / images, right.item() / images  # waits for the device
@@ -317,9 +319,23 @@ class Training:
             sized = augmentation.to_resolution(part.to(self.device), self.preprocessing)
             yield augmentation.normalise(sized, self.preprocessing, self.strategy.normalisation)
 
+    def learner(self, optimizer: torch.optim.Optimizer, kept: prefix.Prefix | None) -> Replayed:
+        """What a step does with a batch and its labels: their mean loss and how many were right before it."""
+        model, start = self.model, GROUPS[0] if kept is None else kept.start
+
+        def learn(batch: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+            logits = model(batch, start=start).float()
+            loss = F.cross_entropy(logits, labels)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            return loss.detach(), (logits.detach().argmax(1) == labels).sum()
+
+        return Replayed(learn)
+
     def step(
-        self, optimizer: torch.optim.Optimizer, kept: prefix.Prefix | None, positions: NDArray[np.int64], epoch: int
-    ) -> tuple[Tensor, Tensor]:
+        self, learn: Replayed, kept: prefix.Prefix | None, positions: NDArray[np.int64], epoch: int
+    ) -> tuple[Tensor, ...]:
         """One training step on the drawn images at `positions`; their mean loss and how many were right before it."""
         seed, augmented = self.task.cell.seed, self.strategy.augmentation
         keys = self.task.train.keys[positions]
@@ -328,21 +344,16 @@ class Training:
         if kept is None:
             pixels = augmentation.augment(self.train_images.pixels[at], keys, seed, epoch, augmented)
             batch = augmentation.normalise(pixels, self.preprocessing, self.strategy.normalisation)
-            logits = self.model(batch).float()
         else:
             flipped = augmentation.flips(keys, seed, epoch) if augmented == "flip" else None
-            logits = self.model(kept.batch(positions, flipped), start=kept.start).float()
-        loss = F.cross_entropy(logits, labels)
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+            batch = kept.batch(positions, flipped)
         self.steps_done += 1
-        return loss.detach(), (logits.detach().argmax(1) == labels).sum()
+        return learn(batch, labels)
 
     def record(self, phase: int, epoch: int, split: str, images: Images, kept: prefix.Prefix | None) -> bool:
         """Evaluate and note loss and accuracy of one split; whether the loss is finite."""
         if kept is None:
-            logits = evaluation.predict(self.model, self.normalised(images.pixels))
+            logits = self.logits(GROUPS[0], self.normalised(images.pixels))
         else:
             plain = kept.rows[: kept.images]
             logits = self.behind(kept.start, torch.split(plain, EVALUATION_BATCH))
@@ -351,8 +362,14 @@ class Training:
     def behind(self, start: str, rows: Iterable[Tensor]) -> Tensor:
         """Logits of images from their rows at `start`."""
         # Copied, for a group may write over its input.
-        batches = (prefix.maps(part.to(self.device, copy=True)) for part in rows)
-        return evaluation.predict(lambda batch: self.model(batch, start=start), batches)
+        return self.logits(start, (prefix.maps(part.to(self.device, copy=True)) for part in rows))
+
+    def logits(self, start: str, batches: Iterable[Tensor]) -> Tensor:
+        """Logits of batches that enter the model at `start`; the caller has set evaluation mode."""
+        if start not in self.outputs:
+            model = self.model  # alone: what holds itself is let go of late
+            self.outputs[start] = Replayed(lambda batch: (model(batch, start=start),))
+        return evaluation.predict(lambda batch: self.outputs[start](batch)[0], batches)
 
     def finish(self, finite: bool) -> Run:
         """Read the judged images once, and gather the run."""
@@ -374,7 +391,7 @@ class Training:
         judged = self.task.judged
         start = activations.start_of_run(self.strategy)
         if start == GROUPS[0]:
-            return evaluation.predict(self.model, self.normalised(judged.pixels))
+            return self.logits(GROUPS[0], self.normalised(judged.pixels))
         found = activations.kept(self.task, judged, start, False)
         if found is not None:
             return self.behind(start, torch.split(found, EVALUATION_BATCH))

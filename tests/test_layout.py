@@ -15,7 +15,18 @@ import yaml
 
 ROOT = Path(__file__).parent.parent
 RANKS = (
-    {"errors", "files", "plain_yaml", "randomness", "strategies", "preprocessing", "convolutions", "editing", "clock"},
+    {
+        "errors",
+        "files",
+        "plain_yaml",
+        "randomness",
+        "strategies",
+        "preprocessing",
+        "convolutions",
+        "editing",
+        "clock",
+        "replay",
+    },
     {"backbones", "datasets", "folders", "decoding", "identity", "tuning", "subsets", "choosing"},
     {"augmentation", "phases", "prefix", "evaluation", "drift", "native"},
     {

@@ -199,8 +199,8 @@ def _a_step(pixels: int = PIXELS) -> tuple[Training, Callable[[], object]]:
     phases.freeze(cell.model, phase, strategy)
     optimizer = phases.optimizer(cell.model, phase, strategy)
     phases.set_training(cell.model, phase, strategy)
-    positions = np.arange(BATCH)
-    return cell, lambda: cell.step(optimizer, None, positions, 1)
+    learn, positions = cell.learner(optimizer, None), np.arange(BATCH)
+    return cell, lambda: cell.step(learn, None, positions, 1)
 
 
 def folded_step() -> dict[str, float]:

@@ -104,7 +104,8 @@ def test_step_learning_from(
     rows = training.kept(training.task.train, training.train_images, start, 2) if kept else None
     phases.set_training(training.model, phase, strategy)
     positions = np.arange(BATCH)
-    benchmark(lambda: training.step(optimizer, rows, positions, 1))
+    learn = training.learner(optimizer, rows)
+    benchmark(lambda: training.step(learn, rows, positions, 1))
 
 
 @pytest.mark.parametrize("group", ["stage2", "stage4", "head"])
