@@ -17,6 +17,7 @@ from analysis.markdown import NONE, Section, Table, code, counted, listed, numbe
 from analysis.paired import BATCH_NORM_TRAIN, by_seed, strategy_order
 from analysis.power import ALPHA, CITABLE_FROM
 from analysis.report import replacing, write_pictures
+from analysis.sections.sweep import above_tuned
 from analysis.situations import (
     FEW,
     KINDS,
@@ -40,7 +41,7 @@ QUESTIONS = (("500 plant images", "tomato", 50), ("5,000 X-rays", "xray_all", AL
 MISTAKES: Mapping[str, str] = {  # by strategy or ablation
     f"fine_tune{BATCH_NORM_TRAIN}": "BatchNorm updated",
     "fine_tune_no_normalisation": "no normalisation",
-    "fine_tune_imagenet_normalisation": "ImageNet's normalisation",
+    "fine_tune_imagenet_normalisation": "ImageNet's normalisation, not the weights' own",
     "fine_tune_whole_image": "the whole image, not the weights' crop",
 }
 
@@ -83,11 +84,11 @@ KEEP_FROZEN = "Keep it frozen: nowhere is that shown to lose, and a step costs l
 READING = (
     "The textbook: a chapter on transfer learning, as `analysis/claims.yaml` tells its rules. Similar to "
     f"ImageNet's photographs: {listed(SIMILAR)}; different: {listed([name for name in KINDS if name not in SIMILAR])}. "
-    "By study and images a class: points that the first is better by, ± of that pair alone. *Holds*, *fails*: told "
-    "apart so, or the other way round, after correction over all pairs of that size, which is stricter; *open*: not "
-    f"told apart; *depends*: some each. No verdict: *{RERUNS}*, where every seed trained on all images, and *{FEW}*, "
-    f"under {CITABLE_FROM}. Where the textbook's two tables contradict each other, both rows stand. For different data "
-    "the textbook knows small and large alone: from 1,000 images on, it is read as large."
+    "By study and images a class: points that the first is better by, ± of that pair alone. *Holds*, *fails*: the "
+    "first is shown to be better, or the second, after correction over all pairs of that size, which is stricter; "
+    f"*open*: neither; *depends*: some each. No verdict: *{RERUNS}*, where every seed trained on all images, and "
+    f"*{FEW}*, under {CITABLE_FROM}. Where the textbook's two tables contradict each other, both rows stand. For "
+    "different data the textbook knows small and large alone: from 1,000 images on, it is read as large."
 )
 MARGINS = (
     "`a` > `b` + 1: better by at least a point; − 2: worse by 2 at most. Margins were fixed before the runs; *holds*, "
@@ -214,11 +215,19 @@ def default(studies: Sequence[Comparison]) -> str:
         f"better than `{REFERENCE}` in {sum(judged) or 'none'} of the {counted(len(judged), 'row')} that are judged "
         f"({CITABLE_FROM} seeds or more, each with images of its own), and "
     )
-    lost = sum(first in (*one.size.beaten, *one.size.doubtful) for one in decided)
+    lost = [one for one in decided if first in (*one.size.beaten, *one.size.doubtful)]
+    named = ", ".join(_lost(one, first) for one in lost)
     return (
-        f"Begin with **{first}**: it is shown to be {better * bool(judged)}worse than another in {lost or 'none'} of "
-        f"all {len(decided)}. {tuned(studies, first)}"
+        f"Begin with **{first}**: it is shown to be {better * bool(judged)}worse than another in {len(lost) or 'none'} "
+        f"of all {len(decided)}{f' ({named})' * bool(lost)}. {tuned(studies, first)}"
     ).rstrip()
+
+
+def _lost(one: Situation, strategy: str) -> str:
+    """Where a strategy is shown to be worse than another, and whether a sweep tells why."""
+    size = one.size.per_class
+    unlucky = any(name == strategy for name, *_ in above_tuned(one.study, size))
+    return f"{one.study.study} · {size_text(size)}{', at what proved an unlucky rate' * unlucky}"
 
 
 def not_covered(studies: Sequence[Comparison]) -> str:
@@ -227,7 +236,7 @@ def not_covered(studies: Sequence[Comparison]) -> str:
     most = max(study.images(size) for study in studies for size in study.sizes)
     seen = {key: sorted({one[key] for one in settings}) for key in SETTINGS}
     lacking = [(study.study, len(study.tables.missing_cells)) for study in studies]
-    absent = [f"[{name}]({name}/report.md) ({number(count, 0)} runs)" for name, count in lacking if count]
+    absent = [f"[{name}]({name}/report.md) ({number(count, 0)} runs missing)" for name, count in lacking if count]
     return (
         f"More than {number(most, 0)} training images; backbones other than {code(seen['backbone'])}; "
         f"images of other sizes than {listed([f'{pixels} px' for pixels in seen['resolution']])}; other than "
@@ -242,7 +251,7 @@ def sections(studies: Sequence[Comparison]) -> list[Section]:
     words = (
         f"All with {usual(studies)}, where the study does not say otherwise. Use: the highest mean of those framed, "
         f"bold where {CITABLE_FROM} seeds or more tell it apart from `{REFERENCE}` after correction over all pairs of "
-        "its row, which is stricter than a frame; as good: the fastest of the others framed, which proves no equality. "
+        "its row, which is stricter than a frame. "
         "±: 95% interval over seeds; with all images over reruns alone, which speak of no other images. A run: one "
         "training, tuning not counted. Accuracy is balanced where test classes are uneven. "
         f"[What each strategy is]({studies[0].study}/details.md#what-each-strategy-is)."

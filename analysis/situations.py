@@ -109,7 +109,7 @@ def situations(studies: Sequence[Comparison]) -> list[Situation]:
 
 
 def tuned(studies: Sequence[Comparison], strategy: str) -> str:
-    """Which rates tuning chose for a strategy in how many rows of the grid; nothing where it has several."""
+    """At which rate to begin, and where tuning chose which; nothing for a strategy that has several."""
     scales = Counter(
         one.study.tables.used_scale(size, strategy)
         for one in situations(studies)
@@ -118,9 +118,12 @@ def tuned(studies: Sequence[Comparison], strategy: str) -> str:
     rate = next((rate for study in studies if (rate := study.written_rate(strategy))), None)
     if rate is None or not scales:
         return ""
-    chosen = listed([f"{rate_text(rate * scale)} in {times}" for scale, times in sorted(scales.items())])
-    rows = f"of the {scales.total()} rows where it was tuned"
-    return f"Its rate (AdamW) is {rate_text(rate)} in the textbook; tuning chose {chosen} {rows}."
+    first = max(sorted(scales), key=lambda scale: scales[scale])
+    others = [f"{rate_text(rate * scale)} in {times}" for scale, times in sorted(scales.items()) if scale != first]
+    return (
+        f"Begin its rate (AdamW) at {rate_text(rate * first)}, chosen in {scales[first]} of the {scales.total()} rows "
+        f"where it was tuned{f' ({listed(others)})' if others else ''}; the textbook has {rate_text(rate)}."
+    )
 
 
 def grid(studies: Sequence[Comparison], at: str = "") -> tuple[Table, Picture]:
@@ -133,23 +136,21 @@ def grid(studies: Sequence[Comparison], at: str = "") -> tuple[Table, Picture]:
         images = "; ".join([KINDS.get(one.study.dataset["name"], NONE), *_unusual(one.study, studies)])
         size = f"{size_text(one.size.per_class)} ({one.images:,})"
         rows.append((f"{one.link(one.study.study, at)}: {images}", size, *advice(one)))
-    header = ("Study", "Per class (in all)", "Use", "Accuracy, %", "Gain", "A run", "As good")
+    header = ("Study", "Per class (in all)", "Use", "Accuracy, %", "Gain", "A run")
     return Table(header, tuple(rows), frozenset({1, 3, 4, 5})), _heat_map(studies)
 
 
 def advice(one: Situation) -> tuple[str, ...]:
-    """What to use, its accuracy, gain and time, and the fastest that is as good."""
+    """What to use, its accuracy, gain and time."""
     if one.use is None:
-        return (f"open: {one.size.state}" if one.size.state != "decided" else "open", NONE, NONE, NONE, NONE)
+        return (f"open: {one.size.state}" if one.size.state != "decided" else "open", NONE, NONE, NONE)
     size = one.size.per_class
     row, gain = one.study.of(size, one.use), one.gain(one.use, REFERENCE)
-    others = sorted(one.size.advised[1:], key=lambda name: one.study.of(size, name)["seconds"])
     return (
         f"**{one.use}**" if one.told(one.use, REFERENCE) else one.use,
         plus_minus(row["judged"], row["judged_low"], row["judged_high"], number),
         plus_minus(gain["difference"], gain["low"], gain["high"]) if gain else NONE,
         seconds(row["seconds"]),
-        others[0] + (f" and {len(others) - 1} more" if others[1:] else "") if others else NONE,
     )
 
 

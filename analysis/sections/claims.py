@@ -30,7 +30,10 @@ def section(study: Comparison) -> Section | None:
     predicted = any(claim.family == "claims" for claim, _ in judged)
     bold = "**Bold**: predicted before any run on these images; the others are exploratory. " if predicted else ""
     exploratory = "" if predicted else "All are exploratory: reasons to look further. "
-    verdicts = "*Supported*, *refuted*: shown to hold, or not to, by as much as it says; *open*: neither. "
+    verdicts = (
+        "*Supported*, *refuted*: shown to hold, or not to, by as much as it says, after correction for how many "
+        "rules are tested, so an interval that clears the margin may be *open*. "
+    )
     words = f"{bold}{exploratory}{verdicts}Effect in points [95% interval].{more}"
     table = Table(("Rule", "Verdict", "Effect"), tuple(rows), frozenset({2}))
     return Section("Rules of thumb", (table, words))

@@ -32,7 +32,7 @@ COLUMNS = [*SWEEP, "scale", "label", "k", "judged", "low", "high", "val", "train
 
 @cache
 def sweeps(study: Comparison) -> pd.DataFrame:
-    """A row a rate of each sweep, highest first: accuracies in percent, means over seeds.
+    """A row a rate of each sweep, highest first: accuracies in percent, means over seeds. One rate alone is no sweep.
 
     place: of the scale among all, from 0; label: 1e-3, or ×10 where groups learn at different rates; drift: of the
     backbone, the mean over its groups; what: best, diverged, or as `_what` has it.
@@ -45,6 +45,8 @@ def sweeps(study: Comparison) -> pd.DataFrame:
     for strategy, per_class, mine in _each(study.tables.sweep.merge(moved, on=cell, how="left")):
         base = study.written_rate(strategy)
         by_scale = {float(str(scale)): of.set_index("seed").sort_index() for scale, of in mine.groupby("lr_scale")}
+        if len(by_scale) == 1:
+            continue
         # A rate at which a run diverged is never the best one; of equal rates the smaller one is.
         steady = [scale for scale, of in by_scale.items() if (of["status"] == "ok").all()]
         best = max(steady, key=lambda scale: by_scale[scale][decides].mean(), default=None)
@@ -178,6 +180,7 @@ def _rates(study: Comparison) -> Picture:
 
 def _curves(study: Comparison) -> Picture:
     table = where(study.tables.history, role="sweep", metric="accuracy").dropna(subset="value")
+    table = table.merge(sweeps(study)[SWEEP].drop_duplicates())
     table = table[[*SWEEP, "lr_scale", "seed", "split", "epoch", "value"]].assign(value=table["value"] * 100)
     splits = [split for split in ("train", "val") if split in set(table["split"])]
     rates = sorted(sweeps(study)["scale"].unique())

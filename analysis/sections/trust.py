@@ -9,6 +9,7 @@ from analysis.comparison import REFERENCE, Comparison
 from analysis.markdown import Section, counted, listed, number, sentence, shown, with_interval
 from analysis.power import CITABLE_FROM
 from analysis.sections import ablations, sweep
+from analysis.sections.limits import ROLES
 from analysis.tables import ALL, size_name
 from analysis.unbeaten import one_class
 
@@ -33,7 +34,8 @@ def lines(study: Comparison) -> list[str]:
 def _runs(study: Comparison) -> Iterator[str]:
     missing, declared = len(study.tables.missing_cells), len(study.tables.declared)
     if missing:
-        lacking = f"{missing:,} of {counted(declared, 'run')} are missing"
+        roles = listed([name for role, name in ROLES.items() if role in set(study.tables.missing_cells["role"])])
+        lacking = f"{missing:,} of {counted(declared, 'run')} are missing ({roles})"
         yield f"**Not complete**: {lacking}; `make study STUDY={study.study}` runs them."
     k = min(size.k for size in study.unbeaten)
     if k < CITABLE_FROM:

@@ -181,8 +181,8 @@ def test_what_to_begin_with_is_most_often_unbeaten_and_what_is_missing_is_named(
     write_tables(tmp_path / "b", Plan(study="b", strategies=SAME, missing=missing, **CALM))
     found = published(tmp_path)
     assert "it is shown to be better than `feature_extraction` in 2 of the 2 rows that are judged" in default(found)
-    assert "and worse than another in 1 of all 3." in default(found)
-    assert "[b](b/report.md) (2 runs)" in not_covered(found)
+    assert "and worse than another in 1 of all 3 (b · 100)." in default(found)
+    assert "[b](b/report.md) (2 runs missing)" in not_covered(found)
     assert "More than 200 training images" in not_covered(found)
 
 
@@ -196,8 +196,8 @@ def test_the_rates_that_tuning_chose_are_counted_where_it_was_done(tmp_path: Pat
     written["parameters"]["lr_scales"]["10"]["feature_extraction"] = 3.0
     path.write_text(json.dumps(written), encoding="utf-8")
     found = published(tmp_path)
-    said = "Its rate (AdamW) is 1e-3 in the textbook; tuning chose 1e-3 in 1 and 3e-3 in 1 of the 2 rows"
-    assert tuned(found, "feature_extraction") == f"{said} where it was tuned."
+    said = "Begin its rate (AdamW) at 1e-3, chosen in 1 of the 2 rows where it was tuned (3e-3 in 1); the textbook has"
+    assert tuned(found, "feature_extraction") == f"{said} 1e-3."
     assert tuned(found[1:], "feature_extraction") == ""
     assert tuned(found, "fine_tune") == ""  # each group has its own here
 

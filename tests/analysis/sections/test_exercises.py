@@ -11,6 +11,8 @@ from analysis import style
 from analysis.comparison import Comparison, compare
 from analysis.markdown import Section
 from analysis.sections.exercises import section
+from analysis.sections.sweep import section as sweep_section
+from analysis.sections.sweep import sweeps
 from analysis.tables import load
 from tests.analysis.conftest import Plan, write_tables
 
@@ -50,6 +52,15 @@ def test_the_largest_size_answers_the_three_in_a_panel_and_a_short_line_each(tmp
     titles = [panel.get_title(loc="left") for panel in drawing.axes]
     assert titles == ["1. Phases", "2. Three ways", "3. Rates"]
     assert set(picture.data["exercise"]) == {1, 2, 3}
+
+
+def test_of_one_rate_alone_none_is_the_best(tmp_path: Path) -> None:
+    begun = {"fine_tune": RATES, "fine_tune_batch_norm_train": (10.0,)}
+    study = study_of(tmp_path, replace(FULL, sweep=begun))
+    assert "updated BatchNorm" not in lines_of(section(study))[-1]
+    assert set(sweeps(study)["strategy"]) == {"fine_tune"}
+    curves = next(picture for picture in sweep_section(study).pictures if picture.name == "sweep_curves")
+    assert set(curves.data["strategy"]) == {"fine_tune"}
 
 
 @pytest.mark.parametrize(

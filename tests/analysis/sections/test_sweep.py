@@ -114,9 +114,9 @@ def test_a_rate_is_above_where_five_seeds_show_it(tmp_path: Path, accuracy: floa
 
 
 def test_scales_stand_for_rates_where_strategies_have_others_at_one_scale(tmp_path: Path) -> None:
-    plan = replace(SWEPT, sweep={"fine_tune_one_rate": (10.0, 1.0), "scratch": (10.0,)}, per_class=(10, 100))
+    plan = replace(SWEPT, sweep={"fine_tune_one_rate": (10.0, 1.0), "scratch": (10.0, 3.0)}, per_class=(10, 100))
     study = study_of(tmp_path, plan)
-    assert rate_ticks(study) == ["1e-4", "×10"]
+    assert rate_ticks(study) == ["1e-4", "3e-3", "×10"]
     assert study.drawn == ("scratch", "fine_tune", "fine_tune_one_rate")
     found = section(study)
     assert found is not None

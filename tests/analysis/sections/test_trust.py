@@ -28,7 +28,7 @@ def test_there_are_at_most_five_lines_of_at_most_25_words(tmp_path: Path) -> Non
     lines = trust.lines(compared(tmp_path, plan))
     assert len(lines) == trust.MOST
     assert all(len(line.split()) <= 25 for line in lines), lines
-    assert lines[0].startswith("**Not complete**: 1 of 42 runs are missing; `make study STUDY=quick`")
+    assert lines[0].startswith("**Not complete**: 1 of 42 runs are missing (final); `make study STUDY=quick`")
     assert lines[1].startswith("**5 seeds**") or lines[1].startswith("**6 seeds**")
     assert "`fine_tune` with 100 images a class (1 of" in lines[2]
 
