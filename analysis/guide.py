@@ -11,9 +11,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.claims import Part
 from analysis.comparison import REFERENCE, Comparison
-from analysis.markdown import NONE, Section, Table, code, counted, listed, number, page, plus_minus, signed, size_text
+from analysis.markdown import NONE, Section, Table, code, counted, listed, number, page, plus_minus, signed
 from analysis.paired import BATCH_NORM_TRAIN, by_seed, strategy_order
 from analysis.power import ALPHA, CITABLE_FROM
 from analysis.report import replacing, write_pictures
@@ -36,7 +35,7 @@ from analysis.situations import (
 from analysis.tables import ALL, TablesError, where
 
 REPORTS = Path("reports")
-WORDS: Mapping[str, str] = {"supported": "holds", "refuted": "fails", "open": "open"}
+WORDS = ("holds", "fails", "open")
 QUESTIONS = (("500 plant images", "tomato", 50), ("5,000 X-rays", "xray_all", ALL))
 MISTAKES: Mapping[str, str] = {  # by strategy or ablation
     f"fine_tune{BATCH_NORM_TRAIN}": "BatchNorm updated",
@@ -58,10 +57,6 @@ class Decision:
     better: str
     worse: str
 
-    def decides(self, part: Part) -> bool:
-        """Whether a claim compares the same two."""
-        return part.minus_at is None and {str(part.better), str(part.worse)} == {self.better, self.worse}
-
     def covers(self, one: Situation) -> bool:
         """Whether a situation is of this kind."""
         name = one.study.dataset["name"]
@@ -82,22 +77,17 @@ DECISIONS = (
 )
 KEEP_FROZEN = "Keep it frozen: nowhere is that shown to lose, and a step costs less."
 READING = (
-    "The textbook: a chapter on transfer learning, as `analysis/claims.yaml` tells its rules. Similar to "
+    "Studies: points that the first is better by, ± of that pair alone. *Holds*, *fails*: the first is shown to be "
+    "better, or the second, after correction over all pairs of that size; *open*: neither; *depends*: some each. No "
+    f"verdict: *{FEW}*, under {CITABLE_FROM}, and *{RERUNS}*, where every seed trained on all images. Similar to "
     f"ImageNet's photographs: {listed(SIMILAR)}; different: {listed([name for name in KINDS if name not in SIMILAR])}. "
-    "By study and images a class: points that the first is better by, ± of that pair alone. *Holds*, *fails*: the "
-    "first is shown to be better, or the second, after correction over all pairs of that size, which is stricter; "
-    f"*open*: neither; *depends*: some each. No verdict: *{RERUNS}*, where every seed trained on all images, and "
-    f"*{FEW}*, under {CITABLE_FROM}. Where the textbook's two tables contradict each other, both rows stand. For "
-    "different data the textbook knows small and large alone: from 1,000 images on, it is read as large."
-)
-MARGINS = (
-    "`a` > `b` + 1: better by at least a point; − 2: worse by 2 at most. Margins were fixed before the runs; *holds*, "
-    "*fails*: shown to lie above the margin, below it."
+    "For different data the textbook, a chapter on transfer learning, has no medium size: from 1,000 images on, it is "
+    "read as large. Its other rules, with margins fixed before the runs, are judged in every report."
 )
 EDITIONS = (
     "The first edition, in the history of this repository, updated BatchNorm in every strategy and judged its rates on "
-    "as few as 8 images. In this one the search for rates was mended after results had been seen; the reports of "
-    "eurosat and of xray say what that changed."
+    "as few as 8 images. In this one the search for rates was mended after results had been seen; the details of "
+    "[eurosat](eurosat/details.md) and of [xray](xray/details.md) say what that changed."
 )
 
 
@@ -111,60 +101,22 @@ def decisions(studies: Sequence[Comparison]) -> Table:
                 told = ("holds" if gain["difference"] > 0 else "fails") if gain["p_holm"] < ALPHA else "open"
                 told = one.unjudged or told
                 effect = plus_minus(gain["difference"], gain["low"], gain["high"])
-                said.setdefault(told, []).append(f"{_linked(one.study, one.size.per_class)} {effect}")
+                said.setdefault(told, []).append(f"{one.link(one.name)} {effect}")
         rule = f"`{decision.better}` > `{decision.worse}`"
         rows.append((decision.data, decision.advice, rule, *_summed(said)))
     return Table(("Data", "Textbook's advice", "Judged as", "Verdict", "Studies"), tuple(rows))
 
 
-def rules(studies: Sequence[Comparison]) -> Table:
-    """What several studies have judged, by the margins of the ledger, unless the decision tables say it all."""
-    found: dict[str, dict[str, list[str]]] = {}
-    beside: set[str] = set()
-    for study in studies:
-        sizes = {one.size.per_class: one for one in situations([study])}
-        for claim, row in zip(study.claims, study.verdicts, strict=True):
-            if row["verdict"] in WORDS:
-                one, rule = sizes[claim.per_class], " and ".join(map(_formula, claim.parts))
-                said = found.setdefault(rule, {})
-                said.setdefault(one.unjudged or WORDS[row["verdict"]], []).append(_linked(study, claim.per_class))
-                if not any(decision.decides(p) and decision.covers(one) for decision in DECISIONS for p in claim.parts):
-                    beside.add(rule)
-    rows = [
-        (rule, *_summed(said, brief=True))
-        for rule, said in found.items()
-        if rule in beside and sum(map(len, said.values())) > 1
-    ]
-    return Table(("Rule", "Verdict", "Studies"), tuple(rows))
-
-
-def _linked(study: Comparison, per_class: int) -> str:
-    return f"[{study.study} · {size_text(per_class)}]({study.study}/report.md)"
-
-
-def _summed(said: Mapping[str, Sequence[str]], brief: bool = False) -> tuple[str, str]:
-    """The verdict of all studies, and which of them say what; brief: of those that say nothing, how many."""
-    words = [word for word in (*WORDS.values(), FEW, RERUNS) if word in said]
-    judged = [word for word in words if word in WORDS.values()]
+def _summed(said: Mapping[str, Sequence[str]]) -> tuple[str, str]:
+    """The verdict of all studies, and which of them say what."""
+    words = [word for word in (*WORDS, FEW, RERUNS) if word in said]
+    judged = [word for word in words if word in WORDS]
     shown = [word for word in judged if word != "open"]
     nothing = "no verdict" if words else "not tested"
     verdict = "**depends**" if len(shown) > 1 else f"**{next(iter(shown or judged), nothing)}**"
     if len(shown) == 1 and "open" in said:
         verdict += f" in {len(said[shown[0]])}, open in {len(said['open'])}"
-        words = [word for word in words if not brief or word != "open"]
-    named = shown if brief and shown else words
-    told = (f"{word}: {', '.join(said[word]) if word in named else len(said[word])}" for word in words)
-    return verdict.replace(" ", "\u00a0") if brief else verdict, "; ".join(told) or NONE
-
-
-def _formula(part: Part) -> str:
-    better, worse = f"`{part.better}`", f"`{part.worse}`"
-    if part.minus_at is not None:
-        return f"{better} − {worse} shrinks with more images"
-    if part.kind == "within":
-        return f"{better} = {worse} ± {part.margin:g}"
-    margin = "" if part.margin == 0 else f" {'+' if part.margin > 0 else '−'} {abs(part.margin):g}"
-    return f"{better} > {worse}{margin}"
+    return verdict, "; ".join(f"{word}: {', '.join(said[word])}" for word in words) or NONE
 
 
 def questions(studies: Sequence[Comparison]) -> list[str]:
@@ -225,9 +177,8 @@ def default(studies: Sequence[Comparison]) -> str:
 
 def _lost(one: Situation, strategy: str) -> str:
     """Where a strategy is shown to be worse than another, and whether a sweep tells why."""
-    size = one.size.per_class
-    unlucky = any(name == strategy for name, *_ in above_tuned(one.study, size))
-    return f"{one.study.study} · {size_text(size)}{', at what proved an unlucky rate' * unlucky}"
+    unlucky = any(name == strategy for name, *_ in above_tuned(one.study, one.size.per_class))
+    return f"{one.name}{', at what proved an unlucky rate' * unlucky}"
 
 
 def not_covered(studies: Sequence[Comparison]) -> str:
@@ -258,13 +209,11 @@ def sections(studies: Sequence[Comparison]) -> list[Section]:
     )
     yours = "`make own FOLDER=…` compares it with the others on your images ([README](../README.md))."
     found = [Section("", (f"{default(studies)} {yours}", picture, table, words))]
-    gains, judged, answered = batch_norm(studies), rules(studies), questions(studies)
+    gains, answered = batch_norm(studies), questions(studies)
     if gains:
         kept = [] if (gains.data["high"] < 0).any() else [KEEP_FROZEN]
         found.append(Section("BatchNorm: frozen or updated?", (*kept, gains)))
     found.append(Section("The textbook's decision tables, row by row", (decisions(studies), READING)))
-    if judged.rows:
-        found.append(Section("Other rules", (judged, MARGINS)))
     if answered:
         found.append(Section("The textbook's questions", ("\n".join(f"- {line}" for line in answered),)))
     found.append(Section("What no study covers", (not_covered(studies), EDITIONS)))

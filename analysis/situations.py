@@ -47,7 +47,7 @@ class Situation:
 
     @property
     def name(self) -> str:
-        return f"{self.study.study} {size_text(self.size.per_class)}"
+        return f"{self.study.study} · {size_text(self.size.per_class)}"
 
     @property
     def images(self) -> int:
@@ -227,7 +227,7 @@ def _drawn_gains(data: pd.DataFrame) -> Figure:
     data = data.assign(row=data["study"] + " · " + data["per_class"].map(size_text))
     names = strategy_order(data["strategy"].unique().tolist())
     data["y"] = np.arange(len(data)) + 0.7 * pd.factorize(data["row"])[0]  # a gap between situations
-    drawing = style.figure(1.1 + 0.13 * data["y"].max())
+    drawing = style.figure(1.1 + 0.1 * data["y"].max())
     panel = drawing.subplots()
     panel.axvline(0, color=style.INK, linewidth=0.9, zorder=1)
     palette = style.colours(names)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 from PIL import Image
 
 from pipeline.strategies import GROUPS, Cell, Phase, Strategy
-from pipeline.training import Images, Task
+from pipeline.training import Images, Run, Task
 
 os.environ.setdefault("THAW_DEVICE", "cpu")  # what tests expect is a CPU's; those of a GPU ask for it
 
@@ -80,6 +81,13 @@ STRATEGIES = (
     Strategy("norm_only", (Phase(1, ALL),), learn="norms", batch_norm="statistics_fixed"),
     Strategy("fine_tune_batch_norm_train", (Phase(1, ALL),), batch_norm="train"),
 )
+BY_NAME = {strategy.name: strategy for strategy in STRATEGIES}
+
+
+def same(one: Run, other: Run) -> bool:
+    """Whether two runs have the same bytes, however long they took."""
+    numbers = [replace(run, seconds=0, predicted=None) for run in (one, other)]  # type: ignore[arg-type]
+    return numbers[0] == numbers[1] and np.array_equal(one.predicted, other.predicted)
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -14,13 +13,12 @@ from pipeline import evaluation, heads, lr_finder, runs
 from pipeline.replay import Replayed
 from pipeline.stages import cells
 from pipeline.strategies import BACKBONES, Phase, Strategy
-from pipeline.training import OutOfMemory, Run, Task, Training, default_precision, surroundings, train
-from tests.conftest import ALL, STRATEGIES, some_images, train_tiny
+from pipeline.training import OutOfMemory, Task, Training, default_precision, surroundings, train
+from tests.conftest import ALL, BY_NAME, STRATEGIES, same, some_images, train_tiny
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
-BY_NAME = {strategy.name: strategy for strategy in STRATEGIES}
 FULL = Strategy("full", (Phase(1, ALL),), weights="none", batch_norm="train")
 
 
@@ -29,12 +27,6 @@ def _on_the_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("THAW_DEVICE", "cuda")
     yield
     torch.cuda.empty_cache()
-
-
-def same(a: Run, b: Run) -> bool:
-    return replace(a, seconds=0, predicted=None) == replace(b, seconds=0, predicted=None) and np.array_equal(  # type: ignore[arg-type]
-        a.predicted, b.predicted
-    )
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
@@ -66,7 +58,9 @@ def test_a_replayed_run_has_the_bytes_of_one_that_is_not(
 @pytest.mark.parametrize("change", [
     {"augmentation": "crop_and_colour"}, {"dropout": 0.5}, {"crop": "whole"}, {"normalisation": "none"},
 ])  # fmt: skip
-def test_so_does_what_ablations_change(task: Callable[..., Task], change: dict[str, object]) -> None:
+def test_what_ablations_change_gives_the_same_run_bit_for_bit(
+    task: Callable[..., Task], change: dict[str, object]
+) -> None:
     strategy = replace(BY_NAME["fine_tune"], **change)  # type: ignore[arg-type]
     large = {part: some_images(12, first, 48) for part, first in (("train", 0), ("watched", 12), ("judged", 24))}
     assert same(train(task(strategy, epochs=2, **large), GPU), train(task(strategy, epochs=2, **large), GPU))
@@ -122,9 +116,9 @@ def test_a_range_test_leaves_no_trace(task: Callable[..., Task]) -> None:
 
 
 def test_out_of_memory_names_the_settings_to_lower(task: Callable[..., Task]) -> None:
-    free = torch.cuda.mem_get_info()[1]
+    _, in_all = torch.cuda.mem_get_info()
     torch.cuda.empty_cache()
-    torch.cuda.set_per_process_memory_fraction((200 << 20) / free)
+    torch.cuda.set_per_process_memory_fraction((200 << 20) / in_all)
     try:
         with pytest.raises(OutOfMemory, match=r"lower resolution \(now 224\)"):
             train(task(BY_NAME["fine_tune"], resolution=224, batch_size=12), GPU)

@@ -28,16 +28,9 @@ from pipeline.training import (
     surroundings,
     train,
 )
-from tests.conftest import ALL, HEAD, STRATEGIES, some_images
+from tests.conftest import ALL, BY_NAME, HEAD, STRATEGIES, same, some_images
 
 CPU = torch.device("cpu")
-BY_NAME = {strategy.name: strategy for strategy in STRATEGIES}
-
-
-def same(a: Run, b: Run) -> bool:
-    return replace(a, seconds=0, predicted=None) == replace(b, seconds=0, predicted=None) and np.array_equal(  # type: ignore[arg-type]
-        a.predicted, b.predicted
-    )
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES, ids=lambda strategy: strategy.name)
