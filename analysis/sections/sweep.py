@@ -55,7 +55,7 @@ def sweeps(study: Comparison) -> pd.DataFrame:
             judged, low, high, k = interval(points(of["judged"]), study.tables.correlation(per_class))
             val, train = (100 * of[name].mean() for name in ("val_accuracy", "train_accuracy"))
             top = None if best is None else by_scale[best]
-            what = "best" if scale == best else _what(of, top, decides, study.tables.correlation(per_class))
+            what = "best" if scale == best else _what(of, top, study.tables.correlation(per_class))
             numbers = (k, judged, low, high, val, train, of["drift"].mean(), len(where(of, status="diverged")))
             rows.append((strategy, per_class, scale, label, *numbers, what))
     table = pd.DataFrame(rows, columns=COLUMNS).astype({"per_class": int, "scale": float})
@@ -68,11 +68,11 @@ def _each(table: pd.DataFrame) -> Iterator[tuple[str, int, pd.DataFrame]]:
         yield str(strategy), int(str(size)), mine
 
 
-def _what(mine: pd.DataFrame, best: pd.DataFrame | None, decides: str, correlation: float) -> str:
-    """What went wrong in the runs at one rate, by seed, against those at the best one."""
+def _what(mine: pd.DataFrame, best: pd.DataFrame | None, correlation: float) -> str:
+    """What went wrong in the runs at one rate, by seed, against those at the best one, on the images that judge."""
     if (mine["status"] == "diverged").any():
         return "diverged"
-    drops = points(pd.Series() if best is None else (best[decides] - mine[decides]).dropna())
+    drops = points(pd.Series() if best is None else (best["judged"] - mine["judged"]).dropna())
     low = interval(drops, correlation).low if len(drops) >= DECIDED_FROM else drops.min(initial=inf)
     if best is None or not len(drops) or drops.mean() < CLEAR_DROP or low <= 0:
         return "no clear difference"
@@ -127,9 +127,9 @@ def section(study: Comparison) -> Section | None:
         body += [f"**`{strategy}`, {size_name(size)}**" + "".join(beside), _table(study, mine)]
     chosen = "validation accuracy" if table["val"].notna().all() else f"{study.metric}, for want of validation"
     body.append(
-        f"*Best*: highest mean {chosen}, of rates at which no run diverged. Of rates that are clearly lower there (by "
-        f"{CLEAR_DROP:g} point, and in every seed or, from {DECIDED_FROM} seeds on, by the 95% interval), a higher one "
-        f"*moved too far* if the backbone moved {MOVED_MORE:g} times as far, a lower one *moved too little* if it "
+        f"*Best*: highest mean {chosen}, of rates at which no run diverged. Of rates with clearly lower {study.metric} "
+        f"(by {CLEAR_DROP:g} point, and in every seed or, from {DECIDED_FROM} seeds on, by the 95% interval), a higher "
+        f"one *moved too far* if the backbone moved {MOVED_MORE:g} times as far, a lower one *moved too little* if it "
         f"moved {MOVED_LESS:g} times as far and training is {TRAIN_DROP:g} point behind. This describes; it tests "
         "nothing."
     )

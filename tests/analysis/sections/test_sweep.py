@@ -49,9 +49,18 @@ def test_a_rate_that_does_not_fit_too_far_or_too_little_is_only_worse(tmp_path: 
 def test_of_many_seeds_one_that_is_no_lower_does_not_hide_a_clear_difference(tmp_path: Path) -> None:
     tables = load(write_tables(tmp_path, replace(SWEPT, sweep_seeds=range(10), seeds=range(10))))
     lucky = (tables.sweep["lr_scale"] == 100) & (tables.sweep["seed"] == 3)
-    val = tables.sweep["val_accuracy"].where(~lucky, 1.0)  # one run of the worst rate gets everything right
-    what = sweeps(compare(replace(tables, sweep=tables.sweep.assign(val_accuracy=val))))["what"].tolist()
+    judged = tables.sweep["judged"].where(~lucky, 1.0)  # one run of the worst rate gets everything right
+    what = sweeps(compare(replace(tables, sweep=tables.sweep.assign(judged=judged))))["what"].tolist()
     assert what == ["moved too far", "moved too far", "best", "moved too little"]
+
+
+def test_validation_chooses_the_best_rate_and_the_images_that_judge_say_how_far_others_fall_behind(
+    tmp_path: Path,
+) -> None:
+    tables = load(write_tables(tmp_path, SWEPT))
+    val = tables.sweep["val_accuracy"].where(tables.sweep["lr_scale"] == 1, 0.5)  # all but equal
+    table = sweeps(compare(replace(tables, sweep=tables.sweep.assign(val_accuracy=val.clip(0.5, 0.501)))))
+    assert table["what"].tolist() == ["moved too far", "moved too far", "best", "moved too little"]
 
 
 def test_a_rate_at_which_a_run_diverged_is_never_the_best(tmp_path: Path) -> None:
