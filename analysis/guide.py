@@ -78,11 +78,11 @@ DECISIONS = (
 KEEP_FROZEN = "Keep it frozen: nowhere is that shown to lose, and a step costs less."
 READING = (
     "Studies: points that the first is better by, ± of that pair alone. *Holds*, *fails*: the first is shown to be "
-    "better, or the second, after correction over all pairs of that size; *open*: neither; *depends*: some each. No "
-    f"verdict: *{FEW}*, under {CITABLE_FROM}, and *{RERUNS}*, where every seed trained on all images. Similar to "
-    f"ImageNet's photographs: {listed(SIMILAR)}; different: {listed([name for name in KINDS if name not in SIMILAR])}. "
-    "For different data the textbook, a chapter on transfer learning, has no medium size: from 1,000 images on, it is "
-    "read as large. Its other rules, with margins fixed before the runs, are judged in every report."
+    f"better, or the second, after correction over all pairs of that size; *open*: neither. No verdict: *{FEW}*, under "
+    f"{CITABLE_FROM}, and *{RERUNS}*, where every seed trained on all images. Similar to ImageNet's photographs: "
+    f"{listed(SIMILAR)}; different: {listed([name for name in KINDS if name not in SIMILAR])}. For different data the "
+    "textbook, a chapter on transfer learning, has no medium size: from 1,000 images on, it is read as large. Its "
+    "other rules, with margins fixed before the runs, are judged in every report."
 )
 EDITIONS = (
     "The first edition, in the history of this repository, updated BatchNorm in every strategy and judged its rates on "
@@ -177,8 +177,8 @@ def default(studies: Sequence[Comparison]) -> str:
 
 def _lost(one: Situation, strategy: str) -> str:
     """Where a strategy is shown to be worse than another, and whether a sweep tells why."""
-    unlucky = any(name == strategy for name, *_ in above_tuned(one.study, one.size.per_class))
-    return f"{one.name}{', at what proved an unlucky rate' * unlucky}"
+    better = any(name == strategy for name, *_ in above_tuned(one.study, one.size.per_class))
+    return f"{one.name}{', at a rate that its sweep beats' * better}"
 
 
 def not_covered(studies: Sequence[Comparison]) -> str:
@@ -207,7 +207,7 @@ def sections(studies: Sequence[Comparison]) -> list[Section]:
         "training, tuning not counted. Accuracy is balanced where test classes are uneven. "
         f"[What each strategy is]({studies[0].study}/details.md#what-each-strategy-is)."
     )
-    yours = "`make own FOLDER=…` compares it with the others on your images ([README](../README.md))."
+    yours = "`make own FOLDER=…` tunes and compares all on your images ([README](../README.md))."
     found = [Section("", (f"{default(studies)} {yours}", picture, table, words))]
     gains, answered = batch_norm(studies), questions(studies)
     if gains:

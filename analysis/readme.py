@@ -25,7 +25,7 @@ def guide(reports: Path) -> str:
     table, picture = grid(studies, "reports/")
     words = (
         "Points over `feature_extraction` (a new head alone; its accuracy in percent), by study and images a class. "
-        "Bold in a frame: no 95% interval shows another to be better, and no run failed. What names and columns mean, "
+        "Framed: no 95% interval shows another to be better, and no run failed. What names and columns mean, "
         "and what follows: [the guide](reports/guide.md)."
     )
     figure = f"![{picture.alt}](reports/figures/{picture.name}.png)"

@@ -167,8 +167,8 @@ def _heat_map(studies: Sequence[Comparison]) -> Picture:
     return Picture(
         "guide",
         "What each strategy gains on feature extraction, by study and images a class",
-        f"Points gained on `{REFERENCE}` (its accuracy in percent), by study and images a class. Bold in a frame: no "
-        "95% interval shows another to be better, and no run failed. Empty: not run.",
+        f"Points gained on `{REFERENCE}` (its accuracy in percent), by study and images a class. Framed: no 95% "
+        "interval shows another to be better, and no run failed. Empty: not run.",
         data,
         lambda: _drawn_heat_map(data),
     )
@@ -192,8 +192,7 @@ def _drawn_heat_map(data: pd.DataFrame) -> Figure:
     for text in panel.texts:
         x, y = (int(place) for place in text.get_position())
         if framed.iloc[y, x]:
-            text.set_fontweight("bold")
-            panel.add_patch(Rectangle((x + 0.04, y + 0.06), 0.92, 0.88, fill=False, edgecolor=style.INK, linewidth=1.2))
+            panel.add_patch(Rectangle((x + 0.04, y + 0.06), 0.92, 0.88, fill=False, edgecolor="#E69F00", linewidth=1.6))
     panel.set_facecolor("#F4F4F4")
     for label in panel.get_xticklabels():
         label.set_rotation_mode("anchor")
