@@ -189,10 +189,11 @@ def _drawn_heat_map(data: pd.DataFrame) -> Figure:
     looks = {"cmap": "RdBu", "center": 0, "vmin": -MOST_GAIN, "vmax": MOST_GAIN, "linewidths": 1.5}
     labels = [style.drawn(name) + ", %" * (name == REFERENCE) for name in columns]
     style.heat_map(panel, values, texts, labels, 30, **looks, cbar=True, cbar_kws=bar, annot_kws={"fontsize": 7.5})
+    frame: dict[str, Any] = {"fill": False, "edgecolor": style.ORANGE, "linewidth": 1.6}
     for text in panel.texts:
         x, y = (int(place) for place in text.get_position())
         if framed.iloc[y, x]:
-            panel.add_patch(Rectangle((x + 0.04, y + 0.06), 0.92, 0.88, fill=False, edgecolor="#E69F00", linewidth=1.6))
+            panel.add_patch(Rectangle((x + 0.04, y + 0.06), 0.92, 0.88, **frame))
     panel.set_facecolor("#F4F4F4")
     for label in panel.get_xticklabels():
         label.set_rotation_mode("anchor")

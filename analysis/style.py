@@ -30,11 +30,11 @@ from analysis.tables import ALL, in_order, size_name, where
 WIDTH = 6.0  # inches: 900 pixels at DPI
 DPI = 150
 FONT = "DejaVu Sans"  # comes with matplotlib: the same on every machine
-GREY, INK, SHADE = "#8A8A8A", "#222222", "#F1ECDD"
+GREY, INK, SHADE, ORANGE = "#8A8A8A", "#222222", "#F1ECDD", "#E69F00"
 # Of Okabe and Ito, "Color universal design" (2008), and a ninth: apart for every common kind of colour vision.
 LOOKS: Mapping[str, tuple[str, str]] = {
     "scratch": ("#000000", "X"),
-    "feature_extraction": ("#E69F00", "o"),
+    "feature_extraction": (ORANGE, "o"),
     "last_block": ("#56B4E9", "s"),
     "fine_tune": ("#0072B2", "D"),
     "discriminative": ("#009E73", "^"),
@@ -203,7 +203,7 @@ class Intervals:
         if self.mark is not None and self._marked(left, right):
             panel.axvline(self.mark, color=GREY, linewidth=1, linestyle=":", zorder=1)
         for name, at in (self.ticks or {}).items():
-            panel.plot([at, at], [rows[name] - 0.3, rows[name] + 0.3], color="#E69F00", linewidth=2, zorder=1)
+            panel.plot([at, at], [rows[name] - 0.3, rows[name] + 0.3], color=ORANGE, linewidth=2, zorder=1)
         look = {**looks(self.names), **self.look}
         palette, shapes = ({name: pair[i] for name, pair in look.items()} for i in (0, 1))
         (

@@ -293,7 +293,7 @@ ON_A_GPU = """## On a GPU
 Measured once, by hand, on one H100 (torch 2.11; EfficientNet-Lite0, 224 px, batches of 32, bfloat16, everything
 learns; medians of three times twelve steps): a training step takes 30.0 ms where its kernels are launched one by one,
 25.7 without deterministic algorithms, and 4.8 ms replayed as a CUDA graph, deterministic or not. So steps and
-evaluation are replayed, and being deterministic costs nothing. `make bench` times the step where there is a GPU.
+evaluation are replayed, where being deterministic costs nothing. `make bench` times the step where there is a GPU.
 
 Not measured: float32, how many workers a card takes best (one unless THAW_WORKERS asks for more), whole studies.
 """

@@ -19,6 +19,7 @@ from analysis import report
 from pipeline import activations, augmentation, backbones, evaluation, execution, heads, identity, phases, prefix, runs
 from pipeline.evaluation import Metrics
 from pipeline.folders import Source
+from pipeline.replay import Replayed
 from pipeline.runs import Provenance
 from pipeline.stages import cells, collect, command, prepare, subset, tune
 from pipeline.strategies import GROUPS, Augmentation, Cell, Phase, Strategy
@@ -98,13 +99,9 @@ def test_augment_and_normalise_a_batch(benchmark: BenchmarkFixture, kind: Augmen
 # --- training -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kept", [True, False], ids=["cached", "uncached"])
-@pytest.mark.parametrize("group", GROUPS)
-def test_step_learning_from(
-    benchmark: BenchmarkFixture, state: dict[str, torch.Tensor], group: str, kept: bool
-) -> None:
-    strategy = learning_from(group)
-    training = Training(a_task(strategy), CPU, state)
+def first_phase(training: Training, kept: bool = False) -> tuple[Replayed, prefix.Prefix | None]:
+    """What a step of the first phase needs: how it learns, and the activations it starts from, where they are kept."""
+    strategy = training.task.strategy
     phase = strategy.phases[0]
     phases.freeze(training.model, phase, strategy)
     optimizer = phases.optimizer(training.model, phase, strategy)
@@ -112,8 +109,17 @@ def test_step_learning_from(
     start = prefix.start_of(strategy, phase)
     rows = training.kept(training.task.train, training.train_images, start, 2) if kept else None
     phases.set_training(training.model, phase, strategy)
+    return training.learner(optimizer, rows), rows
+
+
+@pytest.mark.parametrize("kept", [True, False], ids=["cached", "uncached"])
+@pytest.mark.parametrize("group", GROUPS)
+def test_step_learning_from(
+    benchmark: BenchmarkFixture, state: dict[str, torch.Tensor], group: str, kept: bool
+) -> None:
+    training = Training(a_task(learning_from(group)), CPU, state)
+    learn, rows = first_phase(training, kept)
     positions = np.arange(BATCH)
-    learn = training.learner(optimizer, rows)
     benchmark(lambda: training.step(learn, rows, positions, 1))
 
 
@@ -125,10 +131,7 @@ def test_step_on_a_gpu(benchmark: BenchmarkFixture, state: dict[str, torch.Tenso
     task = replace(a_task(learning_from("stem"), pixels=224), precision=default_precision(gpu))
     with surroundings(task, gpu):
         training = Training(task, gpu, state)
-        phase = task.strategy.phases[0]
-        phases.freeze(training.model, phase, task.strategy)
-        learn = training.learner(phases.optimizer(training.model, phase, task.strategy), None)
-        phases.set_training(training.model, phase, task.strategy)
+        learn, _ = first_phase(training)
         learn, positions = learn if replayed else learn.work, np.arange(BATCH)
 
         def step() -> None:
