@@ -21,7 +21,7 @@ import torch
 import yaml
 from torch.profiler import ProfilerActivity, profile
 
-from pipeline import activations, backbones, execution, heads, params, phases, training
+from pipeline import activations, backbones, execution, heads, params, training
 from pipeline.backbones import GroupedModel
 from pipeline.randomness import torch_stream
 from pipeline.stages import prepare, subset, tune
@@ -31,7 +31,7 @@ from pipeline.training import Task, Training
 from tests.benchmarks import machine
 from tests.benchmarks.peers import with_thaw
 from tests.benchmarks.peers.compare import workload, write_images
-from tests.benchmarks.test_speed import BATCH, CPU, PIXELS, a_task, learning_from
+from tests.benchmarks.test_speed import BATCH, CPU, PIXELS, a_task, first_phase, learning_from
 from tests.conftest import some_images, write_image_folder
 
 TARGET = Path("reports/benchmarks/growth.json")
@@ -193,14 +193,9 @@ def _seconds(work: Callable[[], object]) -> float:
 def _a_step(pixels: int = PIXELS) -> tuple[Training, Callable[[], object]]:
     """A training step of the pretrained backbone in which everything learns, one thread."""
     _one_core()
-    strategy = learning_from("stem")
-    cell = Training(a_task(strategy, pixels=pixels), CPU, None)
-    phase = strategy.phases[0]
-    phases.freeze(cell.model, phase, strategy)
-    optimizer = phases.optimizer(cell.model, phase, strategy)
-    phases.set_training(cell.model, phase, strategy)
-    learn, positions = cell.learner(optimizer, None), np.arange(BATCH)
-    return cell, lambda: cell.step(learn, None, positions, 1)
+    cell = Training(a_task(learning_from("stem"), pixels=pixels), CPU, None)
+    (learn, rows), positions = first_phase(cell), np.arange(BATCH)
+    return cell, lambda: cell.step(learn, rows, positions, 1)
 
 
 def folded_step() -> dict[str, float]:

@@ -14,6 +14,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import torch
+
 PACKAGES = ("torch", "torchvision", "timm", "numpy")
 SAMPLING = 1.0  # seconds between two looks at the memory; a look at several processes takes 50 ms
 
@@ -28,12 +30,12 @@ class Measured:
 
 
 def describe(packages: Sequence[str] = PACKAGES) -> dict[str, Any]:
-    """The machine, versions and commit."""
+    """The machine, versions and commit. Without the instructions that torch uses, a CPU's name says little."""
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if Path("/proc/cpuinfo").exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     commit = subprocess.run(("git", "rev-parse", "HEAD"), capture_output=True, text=True, check=False).stdout.strip()
     return {
-        "cpu": names[0] if names else platform.machine(),
+        "cpu": f"{names[0] if names else platform.machine()} ({torch.backends.cpu.get_cpu_capability()})",
         "cores": len(os.sched_getaffinity(0)),
         "python": platform.python_version(),
         "versions": {package: metadata.version(package) for package in packages},

@@ -125,9 +125,12 @@ def main() -> None:
     given = parser.parse_args()
     loaded = params.load()
     study = replace(loaded.study("quick"), resolution=PIXELS)
-    # Other workloads that were measured before stay: an hour's work may come in parts.
-    before = json.loads(given.target.read_text(encoding="utf-8"))["results"] if given.target.exists() else []
-    results = [result for result in before if result["workload"] not in given.workloads]
+    results: list[dict[str, Any]] = []
+    if given.target.exists():
+        before = json.loads(given.target.read_text(encoding="utf-8"))
+        # Other workloads that were measured on this machine stay: an hour's work may come in parts.
+        if before["machine"]["cpu"] == machine.describe()["cpu"]:
+            results = [result for result in before["results"] if result["workload"] not in given.workloads]
     for name in given.workloads:
         strategies, seeds, epochs = WORKLOADS[name]
         with tempfile.TemporaryDirectory() as folder:
