@@ -115,6 +115,15 @@ def measure(contender: str, given: Path) -> dict[str, Any]:
     }
 
 
+def kept(target: Path, workloads: Sequence[str]) -> list[dict[str, Any]]:
+    """Earlier results of other workloads, of this machine alone: an hour's work may come in parts."""
+    if not target.exists():
+        return []
+    before = json.loads(target.read_text(encoding="utf-8"))
+    here = before["machine"]["cpu"] == machine.describe()["cpu"]
+    return [result for result in before["results"] if here and result["workload"] not in workloads]
+
+
 def main() -> None:
     """Measure all workloads and write the results as JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -125,12 +134,7 @@ def main() -> None:
     given = parser.parse_args()
     loaded = params.load()
     study = replace(loaded.study("quick"), resolution=PIXELS)
-    results: list[dict[str, Any]] = []
-    if given.target.exists():
-        before = json.loads(given.target.read_text(encoding="utf-8"))
-        # Other workloads that were measured on this machine stay: an hour's work may come in parts.
-        if before["machine"]["cpu"] == machine.describe()["cpu"]:
-            results = [result for result in before["results"] if result["workload"] not in given.workloads]
+    results = kept(given.target, given.workloads)
     for name in given.workloads:
         strategies, seeds, epochs = WORKLOADS[name]
         with tempfile.TemporaryDirectory() as folder:
